@@ -1,0 +1,1 @@
+"""Transfer learning with cached bottleneck features, one TrainingSession at a time."""
