@@ -1,0 +1,282 @@
+"""The session as the trainer sees it: the spec, validated once.
+
+The dataclasses mirror `manifests/crd/trainingsessions.yaml`, which is the source of truth for names, bounds and
+defaults. They are checked again here because a session can be started without an API server in front of it.
+What needs Keras to be decided (arguments of layers, losses, optimizers, base models) is checked where it is used.
+"""
+
+# ruff: noqa: RUF009 - `accepts` only wraps dataclasses.field.
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .errors import SpecError
+from .structure import accepts, build, clip, shown
+
+API_VERSION = "trainingsession.dev/v1alpha1"
+KIND = "TrainingSession"
+
+DATASETS = ("cifar10", "digits")
+LOSSES = (
+    "categorical_crossentropy",
+    "sparse_categorical_crossentropy",
+    "categorical_focal_crossentropy",
+    "categorical_hinge",
+    "kl_divergence",
+    "mean_squared_error",
+)
+OPTIMIZERS = (
+    "adadelta",
+    "adafactor",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamw",
+    "ftrl",
+    "lamb",
+    "lion",
+    "nadam",
+    "rmsprop",
+    "sgd",
+)
+
+_CLASS_NAME = r"\A[A-Z][A-Za-z0-9]{1,63}\Z"
+_DNS_NAME = r"\A[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z"
+_RESOURCE_NAME = r"\A[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z"
+_SHA256 = r"\A[0-9a-f]{64}\Z"
+_URI = r"\A(https?://[^/?#\s]+[^\s]*|file:///[^\s]+)\Z"
+
+_AS_SUBSET = Decimal(0)
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """A file by address; with a claim, the path of a file URI is inside the claim."""
+
+    uri: str = accepts(max_length=2048, pattern=_URI)
+    claim_name: str | None = accepts(None, max_length=253, pattern=_DNS_NAME)
+    sha256: str | None = accepts(None, pattern=_SHA256)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The images and how many of them are used."""
+
+    name: str | None = accepts(None, enum=DATASETS)
+    uri: str | None = accepts(None, max_length=2048, pattern=_URI)
+    claim_name: str | None = accepts(None, max_length=253, pattern=_DNS_NAME)
+    sha256: str | None = accepts(None, pattern=_SHA256)
+    subset: Decimal = accepts(Decimal(1), above=0, maximum=1)
+    test_subset: Decimal = accepts(_AS_SUBSET, above=0, maximum=1)
+    validation_split: Decimal = accepts(Decimal("0.2"), minimum=0, maximum=0.9)
+
+    def __post_init__(self) -> None:
+        if self.test_subset == _AS_SUBSET:
+            object.__setattr__(self, "test_subset", self.subset)
+
+    @property
+    def source(self) -> FileSource | None:
+        """The archive, or None for a data set known by name."""
+        return FileSource(self.uri, self.claim_name, self.sha256) if self.uri is not None else None
+
+    @property
+    def title(self) -> str:
+        """What `kubectl get ts` shows in the column DATASET."""
+        return self.name or self.uri or ""
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The frozen network; `weights` is None exactly when `weights_from` is set."""
+
+    name: str = accepts(max_length=64, pattern=_CLASS_NAME)
+    arguments: Mapping[str, Any] = accepts(factory=dict, max_items=32)
+    weights: str | None = accepts(None, enum=("imagenet", "none"))
+    weights_from: FileSource | None = None
+    input_size: tuple[int, ...] | None = accepts(None, min_items=2, max_items=2, minimum=8, maximum=2048)
+    pooling: str = accepts("none", enum=("none", "avg", "max"))
+    precision: str = accepts("float32", enum=("float32", "bfloat16", "float16"))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One Keras layer of the head: class and arguments."""
+
+    type: str = accepts(max_length=64, pattern=_CLASS_NAME)
+    config: Mapping[str, Any] = accepts(factory=dict, max_items=32)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The small network that is trained; without layers, the default head for the features' shape."""
+
+    layers: tuple[Layer, ...] | None = accepts(None, min_items=1, max_items=64)
+    standardize: bool = True
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A Keras loss by name."""
+
+    name: str = accepts("categorical_crossentropy", enum=LOSSES)
+    config: Mapping[str, Any] = accepts(factory=dict, max_items=32)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """A Keras optimizer by name."""
+
+    name: str = accepts("rmsprop", enum=OPTIMIZERS)
+    config: Mapping[str, Any] = accepts(factory=dict, max_items=32)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the head is trained."""
+
+    loss: Loss = field(default_factory=Loss)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    batch_size: int = accepts(32, minimum=1, maximum=65536)
+    epochs: int = accepts(20, minimum=1, maximum=10000)
+    restore_best: bool = True
+    seed: int = accepts(0, minimum=0, maximum=4294967295)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the pod was given; the trainer only reads the GPUs, to notice when they are not usable."""
+
+    gpus: int = accepts(1, minimum=0, maximum=16)
+    gpu_resource_name: str = accepts("nvidia.com/gpu", max_length=253, pattern=_RESOURCE_NAME)
+    cpu: int | str = accepts("2", minimum=1, maximum=1024, max_length=32)
+    memory: int | str = accepts("4Gi", minimum=536870912, max_length=32)
+
+
+@dataclass(frozen=True)
+class Toleration:
+    """One toleration of the pod; without meaning to the trainer."""
+
+    key: str | None = accepts(None, max_length=316)
+    operator: str | None = accepts(None, enum=("Exists", "Equal"))
+    value: str | None = accepts(None, max_length=63)
+    effect: str | None = accepts(None, enum=("NoSchedule", "PreferNoSchedule", "NoExecute"))
+    toleration_seconds: int | None = accepts(None, minimum=0)
+
+
+@dataclass(frozen=True)
+class Scheduling:
+    """Where the pod may run; without meaning to the trainer."""
+
+    node_selector: Mapping[str, Any] = accepts(factory=dict, max_items=32)
+    tolerations: tuple[Toleration, ...] = accepts((), max_items=32)
+    priority_class_name: str | None = accepts(None, max_length=253, pattern=_DNS_NAME)
+
+
+@dataclass(frozen=True)
+class RunPolicy:
+    """How the operator limits failures and time; without meaning to the trainer."""
+
+    backoff_limit: int = accepts(2, minimum=0, maximum=100)
+    active_deadline_seconds: int | None = accepts(None, minimum=1, maximum=31536000)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What to train."""
+
+    dataset: Dataset
+    base_model: BaseModel
+    head: Head = field(default_factory=Head)
+    training: Training = field(default_factory=Training)
+    resources: Resources = field(default_factory=Resources)
+    scheduling: Scheduling | None = None
+    run_policy: RunPolicy = field(default_factory=RunPolicy)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One TrainingSession: whose it is and what to train."""
+
+    namespace: str
+    name: str
+    uid: str
+    spec: Spec
+
+
+def parse_session(document: object) -> Session:
+    """Validate a whole object (apiVersion, kind, metadata, spec); raises SpecError."""
+    if not isinstance(document, Mapping):
+        raise SpecError(
+            f"The session is {shown(document)}; it must be an object with apiVersion, kind, metadata and spec."
+        )
+    for key, wanted in (("apiVersion", API_VERSION), ("kind", KIND)):
+        if document.get(key) != wanted:
+            raise SpecError(f"{key} is {shown(document.get(key))}; it must be {wanted}.")
+    metadata = document.get("metadata")
+    if not isinstance(metadata, Mapping):
+        raise SpecError(f"metadata is {shown(metadata)}; it must be an object with namespace, name and uid.")
+    for key in ("namespace", "name", "uid"):
+        if not isinstance(metadata.get(key), str) or not metadata[key]:
+            raise SpecError(f"metadata.{key} is {shown(metadata.get(key))}; it must be a non-empty string.")
+    spec = parse_spec(document.get("spec"))
+    return Session(metadata["namespace"], metadata["name"], metadata["uid"], spec)
+
+
+def parse_spec(data: object) -> Spec:
+    """Validate a spec; raises SpecError naming the first field that is wrong."""
+    spec = build(Spec, data, "spec")
+    _check_dataset(spec.dataset)
+    _check_base_model(spec.base_model)
+    if spec.base_model.weights is None and spec.base_model.weights_from is None:
+        object.__setattr__(spec.base_model, "weights", "imagenet")
+    return spec
+
+
+def read_session(path: Path) -> Session:
+    """Read the session's JSON file as the operator mounts it; raises SpecError when it is not one."""
+    try:
+        document = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise SpecError(f"The session's file {path} cannot be read ({error.strerror}); use --session.") from error
+    except ValueError as error:
+        raise SpecError(f"The session's file {path} is not JSON ({clip(str(error))}); write it again.") from error
+    return parse_session(document)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _check_dataset(dataset: Dataset) -> None:
+    if (dataset.name is None) == (dataset.uri is None):
+        found = "neither" if dataset.name is None else "both"
+        raise SpecError(f"spec.dataset has {found} of name and uri; set exactly one.")
+    if dataset.uri is None:
+        for key, value in (("claimName", dataset.claim_name), ("sha256", dataset.sha256)):
+            if value is not None:
+                raise SpecError(f"spec.dataset.{key} is {shown(value)}, which needs uri; remove it or set uri.")
+    else:
+        _check_source(dataset.uri, dataset.claim_name, "spec.dataset")
+
+
+def _check_base_model(base_model: BaseModel) -> None:
+    source = base_model.weights_from
+    if source is None:
+        return
+    if base_model.weights is not None:
+        raise SpecError(f"spec.baseModel has weights {shown(base_model.weights)} and weightsFrom; set only one.")
+    _check_source(source.uri, source.claim_name, "spec.baseModel.weightsFrom")
+
+
+def _check_source(uri: str, claim_name: str | None, path: str) -> None:
+    if claim_name is not None and not uri.startswith("file:"):
+        raise SpecError(f"{path}.claimName is {shown(claim_name)} but {path}.uri is no file URI; remove one of them.")
+    if "@" in uri.split("://", 1)[1].split("/", 1)[0]:
+        # The value itself is left out: it may hold a password, and the sentence ends in logs and status.
+        raise SpecError(f"{path}.uri carries a user name or a password; remove the part before the @.")

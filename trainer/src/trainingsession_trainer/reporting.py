@@ -1,0 +1,147 @@
+"""What the session tells while it runs: lines for people on the console, progress for the operator in the record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Protocol, TextIO
+
+from .errors import StorageError
+
+RECORD_SECONDS = 3.0
+CONSOLE_SECONDS = 10.0
+PHASES = ("Extracting", "Training", "Publishing")
+
+
+class ProgressSink(Protocol):
+    """Where progress goes besides the console; the record in real life."""
+
+    def progress(self, phase: str, progress: Mapping[str, int | float | None]) -> None:
+        """Store the phase and its progress; raises StorageError, and Stopped when the attempt is replaced."""
+
+
+class Reporter:
+    """The one voice of a session. Lines are whole and plain, so that `kubectl logs -f` can be read and searched."""
+
+    def __init__(
+        self,
+        out: TextIO,
+        sink: ProgressSink | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._out = out
+        self._sink = sink
+        self._clock = clock
+        self._now = now
+        self._phase = ""
+        self._last_record = float("-inf")
+        self._last_line: dict[str, float] = {}
+        self._sink_failed = False
+
+    def attach(self, sink: ProgressSink) -> None:
+        """Write progress to `sink` from now on."""
+        self._sink = sink
+
+    def info(self, text: str) -> None:
+        """Write one line. Control characters of user-supplied text are shown, not sent to the terminal."""
+        clean = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+        self._out.write(f"{self._now():%Y-%m-%dT%H:%M:%SZ} {clean}\n")
+        self._out.flush()
+
+    def phase(self, name: str) -> None:
+        """Enter a phase; its progress starts at nothing."""
+        if name not in PHASES:
+            raise ValueError(f"unknown phase {name}")
+        self._phase = name
+        self._record({"percent": 0}, force=True)
+
+    def extraction(
+        self,
+        split: str,
+        done: int,
+        total: int,
+        reused: int = 0,
+        rate: float | None = None,
+        *,
+        overall: tuple[int, int] | None = None,
+    ) -> None:
+        """Tell how far a split's features are, in images; may be called as often as wished.
+
+        `done` counts what is in the store by now, `reused` of them computed by an earlier session; `rate` is in
+        images per second of computation; `overall` is (done, total) over all splits, where it is known.
+        """
+        remaining = (total - done) / rate if rate else None
+        if self._line_is_due(split) or done >= total:
+            words = [f"Features of {split} images: {done:,} of {total:,}"]
+            if reused:
+                words.append(f"{reused:,} reused")
+            if rate:
+                words.append(f"{rate:.0f} images/s")
+            if remaining and done < total:
+                words.append(f"{duration(remaining)} remaining")
+            self.info(", ".join(words))
+        all_done, all_total = overall or (done, total)
+        seconds = (all_total - all_done) / rate if rate else None
+        self._record({"percent": percent(all_done, all_total), "remainingSeconds": seconds, "imagesPerSecond": rate})
+
+    def epoch(self, epoch: int, epochs: int, figures: Mapping[str, float], seconds: float, images: int) -> None:
+        """Tell an epoch's figures; epochs count from 1, `images` were trained on in `seconds`."""
+        remaining = seconds * (epochs - epoch)
+        width = len(str(epochs))
+        words = [f"Epoch {epoch:>{width}}/{epochs}"]
+        words += [f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.items()]
+        words.append(f"{seconds:.1f} s")
+        if epoch < epochs:
+            words.append(f"{duration(remaining)} remaining")
+        self.info("  ".join(words))
+        self._record(
+            {
+                "epoch": epoch,
+                "epochs": epochs,
+                "percent": percent(epoch, epochs),
+                "remainingSeconds": remaining,
+                "loss": figures.get("loss"),
+                "imagesPerSecond": images / seconds if seconds > 0 else None,
+            },
+            force=epoch == epochs,
+        )
+
+    def _line_is_due(self, kind: str) -> bool:
+        now = self._clock()
+        if now - self._last_line.get(kind, float("-inf")) < CONSOLE_SECONDS:
+            return False
+        self._last_line[kind] = now
+        return True
+
+    def _record(self, progress: Mapping[str, int | float | None], *, force: bool = False) -> None:
+        now = self._clock()
+        if self._sink is None or (not force and now - self._last_record < RECORD_SECONDS):
+            return
+        self._last_record = now
+        try:
+            self._sink.progress(self._phase, progress)
+        except StorageError as error:
+            # Progress is a courtesy: what counts is published at the end, and that waits for the storage.
+            if not self._sink_failed:
+                self.info(f"Progress is not visible for now: {error}")
+            self._sink_failed = True
+        else:
+            self._sink_failed = False
+
+
+def percent(done: int, total: int) -> int:
+    """Whole percent, 100 only when all is done."""
+    return 100 if done >= total else int(100 * done / total)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 8 s, 3 min 20 s, 2 h 05 min."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
