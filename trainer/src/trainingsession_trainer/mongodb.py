@@ -58,9 +58,7 @@ def connect(uri: str, database: str, patience: float = PATIENCE_SECONDS) -> Data
         )
     except (ConfigurationError, InvalidURI, InvalidName, ValueError) as error:
         # Never the URI: it holds the password.
-        raise SpecError(
-            f"The MongoDB URI cannot be used ({type(error).__name__}); correct it in its Secret."
-        ) from error
+        raise StorageError(f"The MongoDB URI is not valid ({type(error).__name__}); correct it.") from error
     patiently(lambda: found.command("ping"), "connect to MongoDB", patience)
     return found
 
