@@ -1,0 +1,121 @@
+{{/* Prefix of all names, short enough that "-mongodb-server-0" and the like stay below 63 characters. */}}
+{{- define "trainingsession.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" (.Release.Name | trunc 24 | trimSuffix "-") .Chart.Name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "trainingsession.operator.name" -}}
+{{ include "trainingsession.fullname" . }}-operator
+{{- end -}}
+
+{{- define "trainingsession.mongodb.name" -}}
+{{ include "trainingsession.fullname" . }}-mongodb
+{{- end -}}
+
+{{/* Secret with MongoDB's first user and keyfile. The operator makes it, so that Helm never holds or changes a password. */}}
+{{- define "trainingsession.mongodb.serverSecret" -}}
+{{ include "trainingsession.mongodb.name" . }}-server
+{{- end -}}
+
+{{/* The name under which the one member of the replica set is known, in the pod and in every namespace. Without the cluster's domain, which may be another than cluster.local. */}}
+{{- define "trainingsession.mongodb.host" -}}
+{{- $name := include "trainingsession.mongodb.name" . -}}
+{{- printf "%s-0.%s.%s.svc:27017" $name $name .Release.Namespace -}}
+{{- end -}}
+
+{{/* Not empty when the chart runs MongoDB itself. */}}
+{{- define "trainingsession.mongodb.own" -}}
+{{- if not .Values.mongodb.external.uriSecret -}}yes{{- end -}}
+{{- end -}}
+
+{{/* Labels of a component that never change, so that they can be selected by. Arguments: root, component. */}}
+{{- define "trainingsession.selectorLabels" -}}
+app.kubernetes.io/name: {{ .root.Chart.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{/* Arguments: root, component. */}}
+{{- define "trainingsession.labels" -}}
+{{ include "trainingsession.selectorLabels" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* Reference of an image. Arguments: image, defaultTag. */}}
+{{- define "trainingsession.image" -}}
+{{- with .image.registry }}{{ . | trimSuffix "/" }}/{{ end -}}
+{{- .image.repository -}}
+{{- if .image.digest -}}
+@{{ .image.digest }}
+{{- else -}}
+:{{ .image.tag | default .defaultTag }}
+{{- end -}}
+{{- end -}}
+
+{{- define "trainingsession.operator.image" -}}
+{{- include "trainingsession.image" (dict "image" .Values.operator.image "defaultTag" .Chart.AppVersion) -}}
+{{- end -}}
+
+{{- define "trainingsession.mongodb.image" -}}
+{{- include "trainingsession.image" (dict "image" .Values.mongodb.image "defaultTag" "") -}}
+{{- end -}}
+
+{{/* mongod's rule for its cache, half of the memory above 1 GiB and at least 0.25 GB, from the limit rather than from what the machine has. */}}
+{{- define "trainingsession.mongodb.cacheSizeGB" -}}
+{{- if .Values.mongodb.cacheSizeGB -}}
+{{- .Values.mongodb.cacheSizeGB -}}
+{{- else -}}
+{{- $limit := .Values.mongodb.resources.limits.memory -}}
+{{- $gib := 0.0 -}}
+{{- if hasSuffix "Gi" $limit -}}
+{{- $gib = trimSuffix "Gi" $limit | float64 -}}
+{{- else -}}
+{{- $gib = divf (trimSuffix "Mi" $limit | float64) 1024 -}}
+{{- end -}}
+{{- round (maxf 0.25 (mulf 0.5 (subf $gib 1))) 2 -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What the restricted pod security standard asks of a container, and a read-only root. */}}
+{{- define "trainingsession.containerSecurityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{/* What the operator may do in a namespace whose sessions it serves. */}}
+{{- define "trainingsession.operator.rules" -}}
+- apiGroups: [trainingsession.dev]
+  resources: [trainingsessions]
+  verbs: [get, list, watch]
+- apiGroups: [trainingsession.dev]
+  resources: [trainingsessions/status]
+  verbs: [patch]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [create, get, list, watch, patch, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+# Denials of quota and pod security exist only as Events of the Job.
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create, list]
+# The database's address and password of a namespace. No list and no watch: the operator sees no other Secret.
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: [trainingsession-mongodb]
+  verbs: [get, update, delete]
+# RBAC cannot limit create to a name; the admission policy does.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create]
+{{- end -}}
