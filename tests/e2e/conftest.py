@@ -1,0 +1,55 @@
+"""The chart installed on the real cluster, once for all end-to-end tests."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cluster import Cluster
+
+RELEASE_NAMESPACE = "trainingsession"
+INSTALL = (
+    "upgrade", "--install", "trainingsession", "charts/trainingsession", "-n", RELEASE_NAMESPACE,
+    "--create-namespace", "-f", "tests/cluster/values.yaml", "--wait", "--timeout=180s",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def cluster(repo: Path) -> Cluster:
+    found = Cluster(repo)
+    if not found.kubeconfig.is_file():
+        pytest.fail("there is no .cluster/kubeconfig; run `make cluster` first")
+    return found
+
+
+@pytest.fixture(scope="session")
+def stack(cluster: Cluster) -> Iterator[Cluster]:
+    """Operator and MongoDB from the chart, newly installed, so that the images of this tree run."""
+    cluster.run("helm", "uninstall", "trainingsession", "-n", RELEASE_NAMESPACE, "--wait")
+    cluster.kubectl("delete", "ts", "--all", "-A", "--ignore-not-found") if _has_crd(cluster) else None
+    cluster.delete_namespace(RELEASE_NAMESPACE)
+    cluster.helm(*INSTALL)
+    yield cluster
+
+
+def _has_crd(cluster: Cluster) -> bool:
+    return cluster.run("kubectl", "get", "crd", "trainingsessions.trainingsession.dev").code == 0
+
+
+@pytest.fixture(scope="session")
+def digits(repo: Path) -> Callable[..., dict[str, Any]]:
+    """Builder: the sample digits.yaml under another name, with changes given as nested keyword arguments."""
+    sample = yaml.safe_load((repo / "manifests/samples/digits.yaml").read_text())
+
+    def build(name: str, **spec: dict[str, Any]) -> dict[str, Any]:
+        session: dict[str, Any] = copy.deepcopy(sample)
+        session["metadata"]["name"] = name
+        for field, change in spec.items():
+            session["spec"].setdefault(field, {}).update(change)
+        return session
+
+    return build
