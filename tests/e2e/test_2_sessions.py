@@ -2,12 +2,12 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 from cluster import condition
-
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,20 @@ def test_the_pod_is_restricted_and_holds_a_gpu(stack, team, first):
     assert pod["spec"]["automountServiceAccountToken"] is False
     password = json.dumps(pod)
     assert "mongodb://" not in password
+
+
+def readme_commands(repo):
+    """The kubectl commands of the README that look at a session, with the sample's names put in."""
+    text = (repo / "README.md").read_text().split("## See what it does")[1].split("## Map")[0]
+    return [command.replace("cifar10-inceptionv3", "digits") for command in re.findall(r"`(kubectl [^`]+)`", text)]
+
+
+def test_the_commands_of_the_readme_work(stack, team, first):
+    commands = readme_commands(stack.repo)
+    assert len(commands) >= 5
+    for command in commands:
+        kubectl, *arguments = shlex.split(command.split(",")[0])
+        assert stack.ok(kubectl, "-n", team, *arguments).strip(), command
 
 
 def test_no_secret_in_events_logs_or_status(stack, team, first):

@@ -57,9 +57,7 @@ class RealMongod:
         """Make it a replica set of one and return when it is the primary."""
         with MongoClient(self.address, directConnection=True, serverSelectionTimeoutMS=30_000) as client:
             try:
-                client.admin.command(
-                    "replSetInitiate", {"_id": "rs0", "members": [{"_id": 0, "host": self.address}]}
-                )
+                client.admin.command("replSetInitiate", {"_id": "rs0", "members": [{"_id": 0, "host": self.address}]})
             except OperationFailure as error:
                 if error.codeName != "AlreadyInitialized":
                     raise
@@ -83,5 +81,3 @@ class RealMongod:
         getattr(self.process, how)()
         self.process.wait(30)
         self.process = None
-
-
