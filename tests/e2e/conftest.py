@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from cluster import Cluster
+
+from real_cluster import Cluster
 
 RELEASE_NAMESPACE = "trainingsession"
 INSTALL = (
@@ -27,13 +28,13 @@ def cluster(repo: Path) -> Cluster:
 
 
 @pytest.fixture(scope="session")
-def stack(cluster: Cluster) -> Iterator[Cluster]:
+def stack(cluster: Cluster) -> Cluster:
     """Operator and MongoDB from the chart, newly installed, so that the images of this tree run."""
     cluster.run("helm", "uninstall", "trainingsession", "-n", RELEASE_NAMESPACE, "--wait")
     cluster.kubectl("delete", "ts", "--all", "-A", "--ignore-not-found") if _has_crd(cluster) else None
     cluster.delete_namespace(RELEASE_NAMESPACE)
     cluster.helm(*INSTALL)
-    yield cluster
+    return cluster
 
 
 def _has_crd(cluster: Cluster) -> bool:

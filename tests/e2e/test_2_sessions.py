@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from cluster import condition
+
+from real_cluster import condition
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def test_digits_succeeds_with_its_accuracy(first):
 
 def test_the_table_shows_what_people_look_for(stack, team, first):
     header, row = stack.kubectl("get", "trainingsessions", "-n", team, "digits").splitlines()
-    assert header.split() == "NAME PHASE ACCURACY EPOCH DATASET SUBSET BASE OPTIMIZER AGE".split()
+    assert header.split() == ["NAME", "PHASE", "ACCURACY", "EPOCH", "DATASET", "SUBSET", "BASE", "OPTIMIZER", "AGE"]
     accuracy = first["status"]["accuracy"]
     assert row.split()[:-1] == ["digits", "Succeeded", accuracy, "30/30", "digits", "1", "ResNet50", "adam"]
 

@@ -3,7 +3,8 @@
 import hashlib
 
 import pytest
-from cluster import condition
+
+from real_cluster import condition
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 def test_acknowledged_data_survives_a_killed_mongod(tmp_path):
     from pymongo import MongoClient
+
     from real_mongod import RealMongod
 
     server = RealMongod(tmp_path)
