@@ -1,0 +1,285 @@
+"""The workloads: what their pods may do, which images they run, and what they are told."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+EXTERNAL = {"mongodb": {"external": {"uriSecret": "atlas"}}}
+OPERATOR = "trainingsession-operator"
+MONGODB = "trainingsession-mongodb"
+HOST = "trainingsession-mongodb-0.trainingsession-mongodb.ml-system.svc:27017"
+
+
+def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
+
+
+def container(pod: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(found for found in containers(pod) if found["name"] == name)
+
+
+def environment(rendered: Any) -> dict[str, str]:
+    found = container(rendered.pods()[OPERATOR], "operator")
+    return {variable["name"]: variable.get("value", "") for variable in found["env"]}
+
+
+def restricted_violations(spec: dict[str, Any]) -> list[str]:
+    """What the Pod Security Standard `restricted` refuses in a pod's spec."""
+    found = [f"{key} is set" for key in ("hostNetwork", "hostPID", "hostIPC") if spec.get(key)]
+    pod = spec.get("securityContext", {})
+    allowed = {
+        "configMap",
+        "csi",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+    }
+    for volume in spec.get("volumes", []):
+        found += [f"volume {volume['name']} is a {kind}" for kind in set(volume) - {"name"} - allowed]
+    for each in [*spec.get("initContainers", []), *spec["containers"]]:
+        own = {**pod, **each.get("securityContext", {})}
+        rules = {
+            "allowPrivilegeEscalation": own.get("allowPrivilegeEscalation") is False,
+            "privileged": not own.get("privileged"),
+            "capabilities": "ALL" in own.get("capabilities", {}).get("drop", [])
+            and set(own.get("capabilities", {}).get("add", [])) <= {"NET_BIND_SERVICE"},
+            "runAsNonRoot": own.get("runAsNonRoot") is True,
+            "runAsUser": own.get("runAsUser") != 0,
+            "seccompProfile": own.get("seccompProfile", {}).get("type") in {"RuntimeDefault", "Localhost"},
+            "hostPort": not any(port.get("hostPort") for port in each.get("ports", [])),
+        }
+        found += [f"{each['name']}: {rule}" for rule, kept in rules.items() if not kept]
+    return found
+
+
+def test_the_check_for_the_restricted_standard_finds_what_it_should():
+    bare = {"containers": [{"name": "c"}], "volumes": [{"name": "v", "hostPath": {"path": "/"}}], "hostPID": True}
+    rules = {"allowPrivilegeEscalation", "capabilities", "runAsNonRoot", "seccompProfile"}
+    assert set(restricted_violations(bare)) == {"hostPID is set", "volume v is a hostPath"} | {f"c: {r}" for r in rules}
+
+
+@pytest.mark.parametrize("values", [{}, EXTERNAL], ids=["own MongoDB", "external MongoDB"])
+def test_pods_meet_the_restricted_standard_and_have_a_read_only_root(render, values):
+    pods = render(values).pods()
+    assert pods
+    for name, pod in pods.items():
+        assert restricted_violations(pod["spec"]) == [], name
+        for each in containers(pod):
+            assert each["securityContext"]["readOnlyRootFilesystem"] is True, f"{name}/{each['name']}"
+            assert each["resources"]["limits"]["memory"], f"{name}/{each['name']}"
+            assert each["resources"]["requests"]["cpu"], f"{name}/{each['name']}"
+
+
+def test_only_the_operator_has_an_account_token(render):
+    pods = render().pods()
+    assert pods[OPERATOR]["spec"]["automountServiceAccountToken"] is True
+    assert pods[MONGODB]["spec"]["automountServiceAccountToken"] is False
+    assert all(pod["spec"]["enableServiceLinks"] is False for pod in pods.values())
+
+
+def test_no_secret_is_in_an_environment_or_an_argument(render):
+    for values in ({}, EXTERNAL):
+        rendered = render(values)
+        assert not rendered.kind("Secret")
+        for pod in rendered.pods().values():
+            for each in containers(pod):
+                assert "envFrom" not in each
+                assert not any("secretKeyRef" in variable.get("valueFrom", {}) for variable in each.get("env", []))
+
+
+def test_one_operator_replaces_the_other(render):
+    deployment = render().one("Deployment", OPERATOR)
+    assert deployment["spec"]["replicas"] == 1
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+    probes = container(deployment["spec"]["template"], "operator")
+    ports = {port["name"]: port["containerPort"] for port in probes["ports"]}
+    assert (ports[probes["livenessProbe"]["httpGet"]["port"]], probes["livenessProbe"]["httpGet"]["path"]) == (
+        8080,
+        "/healthz",
+    )
+    assert (ports[probes["readinessProbe"]["httpGet"]["port"]], probes["readinessProbe"]["httpGet"]["path"]) == (
+        8081,
+        "/readyz",
+    )
+
+
+def test_the_operator_is_told_of_the_chart_s_own_mongodb(render):
+    told = environment(render())
+    assert told["MONGODB_SERVER_SECRET"] == "trainingsession-mongodb-server"
+    assert told["MONGODB_HOSTS"] == HOST
+    assert told["MONGODB_REPLICA_SET"] == "rs0"
+    assert told["MONGODB_USERS"] == "managed"
+    assert "MONGODB_URI_FILE" not in told
+
+
+def test_an_external_mongodb_is_a_file_and_nothing_of_the_own_one_is_left(render):
+    rendered = render({"mongodb": {"external": {"uriSecret": "atlas", "uriKey": "connection"}, "users": "shared"}})
+    assert not rendered.kind("StatefulSet")
+    assert not rendered.kind("Service")
+    assert not rendered.kind("Role")
+    told = environment(rendered)
+    assert told["MONGODB_URI_FILE"] == "/etc/trainingsession/mongodb/uri"
+    assert told["MONGODB_USERS"] == "shared"
+    assert not {"MONGODB_SERVER_SECRET", "MONGODB_HOSTS", "MONGODB_REPLICA_SET"} & set(told)
+    pod = rendered.pods()[OPERATOR]["spec"]
+    volume = next(found for found in pod["volumes"] if found["name"] == "mongodb")
+    assert volume["secret"]["secretName"] == "atlas"
+    assert volume["secret"]["items"] == [{"key": "connection", "path": "uri"}]
+    mount = next(found for found in pod["containers"][0]["volumeMounts"] if found["name"] == "mongodb")
+    assert mount == {"name": "mongodb", "mountPath": "/etc/trainingsession/mongodb", "readOnly": True}
+
+
+def test_settings_of_the_values_reach_the_operator(render):
+    told = environment(
+        render(
+            {
+                "watchNamespaces": ["team-a", "team-b"],
+                "operator": {"logLevel": "debug", "workers": 4},
+                "trainer": {"image": {"pullPolicy": "Never"}, "imagePullSecrets": ["one", "two"]},
+            }
+        )
+    )
+    assert told["WATCH_NAMESPACES"] == "team-a,team-b"
+    assert told["LOG_LEVEL"] == "debug"
+    assert told["WORKERS"] == "4"
+    assert told["TRAINER_IMAGE_PULL_POLICY"] == "Never"
+    assert told["TRAINER_IMAGE_PULL_SECRETS"] == "one,two"
+
+
+@pytest.mark.parametrize(
+    ("image", "reference"),
+    [
+        ({}, "trainingsession/{part}:0.1.0"),
+        ({"tag": "dev"}, "trainingsession/{part}:dev"),
+        ({"registry": "registry.example.com/mirror"}, "registry.example.com/mirror/trainingsession/{part}:0.1.0"),
+        ({"repository": "ml/it", "tag": "1"}, "ml/it:1"),
+        ({"tag": "ignored", "digest": DIGEST}, "trainingsession/{part}@" + DIGEST),
+    ],
+)
+def test_images_are_named_by_registry_repository_tag_and_digest(render, image, reference):
+    rendered = render({"operator": {"image": image}, "trainer": {"image": image}})
+    assert container(rendered.pods()[OPERATOR], "operator")["image"] == reference.format(part="operator")
+    assert container(rendered.pods()[MONGODB], "init")["image"] == reference.format(part="operator")
+    assert environment(rendered)["TRAINER_IMAGE"] == reference.format(part="trainer")
+
+
+def test_mongodb_s_image_is_pinned_and_can_be_another(render):
+    tag = container(render().pods()[MONGODB], "mongod")["image"]
+    assert tag.startswith("mongo:7.0.")
+    other = render({"mongodb": {"image": {"repository": "mirror/mongo", "tag": "8.0.4"}}}).pods()[MONGODB]
+    assert {container(other, name)["image"] for name in ("mongod", "keyfile")} == {"mirror/mongo:8.0.4"}
+
+
+def test_pull_secrets_are_on_every_pod(render):
+    for pod in render({"imagePullSecrets": ["mirror"]}).pods().values():
+        assert pod["spec"]["imagePullSecrets"] == [{"name": "mirror"}]
+    assert all("imagePullSecrets" not in pod["spec"] for pod in render().pods().values())
+
+
+def test_the_keyfile_is_for_mongod_alone_and_never_on_a_disk(render):
+    pod = render().pods()[MONGODB]["spec"]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert volumes["keyfile"]["emptyDir"]["medium"] == "Memory"
+    assert volumes["server"]["secret"]["secretName"] == "trainingsession-mongodb-server"
+    assert not volumes["server"]["secret"].get("optional")
+    copying = pod["initContainers"][0]["command"]
+    assert copying[:3] == ["install", "-m", "0400"]
+    mongod = next(found for found in pod["containers"] if found["name"] == "mongod")
+    assert "server" not in {mount["name"] for mount in mongod["volumeMounts"]}
+    assert f"--keyFile={copying[-1]}" in mongod["args"]
+
+
+def test_mongod_and_its_sidecar_agree_on_the_replica_set(render):
+    rendered = render({"mongodb": {"replicaSet": "training", "oplogMinRetentionHours": 6}})
+    pod = rendered.pods()[MONGODB]
+    mongod, sidecar = container(pod, "mongod"), container(pod, "init")
+    assert {"--replSet=training", "--auth", "--oplogMinRetentionHours=6"} <= set(mongod["args"])
+    assert sidecar["command"] == ["python", "-m", "trainingsession_operator.mongodb_init"]
+    assert {"--replica-set=training", f"--host={HOST}"} <= set(sidecar["args"])
+    assert sidecar["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert environment(rendered)["MONGODB_REPLICA_SET"] == "training"
+
+
+def test_the_sidecar_understands_its_arguments(render):
+    from trainingsession_operator.mongodb_init import read_arguments
+
+    arguments = container(render().pods()[MONGODB], "init")["args"]
+    told = dataclasses.asdict(read_arguments(arguments))
+    assert told["mongod"] == "127.0.0.1:27017"
+    assert told["host"] == HOST
+    assert told["health_port"] == 8082
+
+
+@pytest.mark.parametrize(
+    ("memory", "given", "cache"),
+    [
+        ("2Gi", None, "0.5"),
+        ("512Mi", None, "0.25"),
+        ("1536Mi", None, "0.25"),
+        ("9Gi", None, "4"),
+        ("2Gi", 1, "1"),
+        ("2Gi", 0.3, "0.3"),
+    ],
+)
+def test_mongodb_s_cache_follows_its_memory(render, memory, given, cache):
+    values = {"mongodb": {"resources": {"limits": {"memory": memory}}, "cacheSizeGB": given}}
+    assert f"--wiredTigerCacheSizeGB={cache}" in container(render(values).pods()[MONGODB], "mongod")["args"]
+
+
+def test_the_pod_of_mongodb_is_found_by_name_before_it_is_ready(render):
+    rendered = render()
+    service = rendered.one("Service", MONGODB)["spec"]
+    assert service["clusterIP"] == "None"
+    assert service["publishNotReadyAddresses"] is True
+    statefulset = rendered.one("StatefulSet", MONGODB)["spec"]
+    assert statefulset["serviceName"] == MONGODB
+    assert service["selector"].items() <= statefulset["template"]["metadata"]["labels"].items()
+
+
+def test_the_volume_outlives_the_release(render):
+    values = {"mongodb": {"persistence": {"size": "7Gi", "storageClassName": "fast"}}}
+    spec = render(values).one("StatefulSet", MONGODB)["spec"]
+    assert spec["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+    claim = spec["volumeClaimTemplates"][0]["spec"]
+    assert claim["resources"]["requests"]["storage"] == "7Gi"
+    assert claim["storageClassName"] == "fast"
+    assert "storageClassName" not in render().one("StatefulSet", MONGODB)["spec"]["volumeClaimTemplates"][0]["spec"]
+
+
+def test_nothing_immutable_or_restarting_carries_the_chart_s_version(render):
+    for workload in [*render().kind("Deployment"), *render().kind("StatefulSet")]:
+        spec = workload["spec"]
+        parts = [spec["selector"]["matchLabels"], spec["template"]["metadata"]["labels"]]
+        parts += [claim["metadata"]["labels"] for claim in spec.get("volumeClaimTemplates", [])]
+        for labels in parts:
+            assert not {"helm.sh/chart", "app.kubernetes.io/version"} & set(labels)
+
+
+def test_two_releases_share_no_name(render):
+    def names(release: str) -> set[str]:
+        return {name for name in render(release=release).names() if not name.startswith("CustomResourceDefinition/")}
+
+    assert not names("blue") & names("green")
+    assert all("trainingsession" in name for name in names("blue"))
+
+
+@pytest.mark.parametrize("release", ["r" * 53, "trainingsession-" + "r" * 37])
+def test_names_stay_legal_with_the_longest_release_name(render, release):
+    rendered = render(release=release)
+    assert all(len(name.partition("/")[2]) <= 63 for name in rendered.names())
+    # The label with the revision of a StatefulSet's pod is its name and a hash of ten characters.
+    assert all(len(found["metadata"]["name"]) <= 52 for found in rendered.kind("StatefulSet"))
+
+
+def test_two_renderings_are_the_same(template):
+    values = {"watchNamespaces": ["team-a"], "mongodb": {"users": "shared"}}
+    first, second = template(values), template(values)
+    assert first.returncode == 0
+    assert first.stdout == second.stdout

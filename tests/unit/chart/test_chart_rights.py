@@ -1,0 +1,154 @@
+"""What the operator may do in the cluster: the rights, the admission policies, and the definition it serves."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import yaml
+
+OPERATOR = "trainingsession-operator"
+ACCOUNT = [{"kind": "ServiceAccount", "name": OPERATOR, "namespace": "ml-system"}]
+KEEP = {"helm.sh/resource-policy": "keep"}
+
+
+def rules(role: dict[str, Any]) -> set[tuple[str, str, tuple[str, ...], str]]:
+    """Each single right of a role: API group, resource, names, verb."""
+    return {
+        (group, resource, tuple(rule.get("resourceNames", ())), verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def served(names: tuple[str, ...] = ("trainingsession-mongodb",)) -> set[tuple[str, str, tuple[str, ...], str]]:
+    """The rights in a namespace whose sessions are served, all of them and no other."""
+    return {
+        *(("trainingsession.dev", "trainingsessions", (), verb) for verb in ("get", "list", "watch")),
+        ("trainingsession.dev", "trainingsessions/status", (), "patch"),
+        *(("batch", "jobs", (), verb) for verb in ("create", "get", "list", "watch", "patch", "delete")),
+        *(("", "pods", (), verb) for verb in ("get", "list", "watch")),
+        *(("", "events", (), verb) for verb in ("create", "list")),
+        *(("", "secrets", names, verb) for verb in ("get", "update", "delete")),
+        ("", "secrets", (), "create"),
+    }
+
+
+def test_the_operator_has_these_rights_and_no_other(render):
+    rendered = render()
+    crd = ("apiextensions.k8s.io", "customresourcedefinitions", ("trainingsessions.trainingsession.dev",), "get")
+    assert rules(rendered.one("ClusterRole", OPERATOR)) == served() | {crd, ("", "namespaces", (), "get")}
+    server = ("", "secrets", ("trainingsession-mongodb-server",), "get")
+    assert rules(rendered.one("Role", f"{OPERATOR}-server")) == {server, ("", "secrets", (), "create")}
+    assert len(rendered.kind("ClusterRole")) == len(rendered.kind("Role")) == 1
+
+
+@pytest.mark.parametrize("values", [{}, {"watchNamespaces": ["a"]}, {"mongodb": {"external": {"uriSecret": "atlas"}}}])
+def test_no_right_has_a_wildcard_or_reads_secrets_at_large(render, values):
+    rendered = render(values)
+    for role in [*rendered.kind("ClusterRole"), *rendered.kind("Role")]:
+        for group, resource, names, verb in rules(role):
+            assert "*" not in (group, resource, verb)
+            if resource == "secrets":
+                assert verb not in {"list", "watch", "deletecollection", "patch"}
+                assert names or verb == "create"
+
+
+def test_every_binding_is_for_the_operator_s_account(render):
+    rendered = render({"watchNamespaces": ["team-a"]})
+    assert rendered.one("ServiceAccount", OPERATOR)["metadata"]["namespace"] == "ml-system"
+    assert rendered.pods()[OPERATOR]["spec"]["serviceAccountName"] == OPERATOR
+    bindings = [*rendered.kind("ClusterRoleBinding"), *rendered.kind("RoleBinding")]
+    assert len(bindings) == 3
+    for binding in bindings:
+        assert binding["subjects"] == ACCOUNT
+        role = rendered.one(binding["roleRef"]["kind"], binding["roleRef"]["name"])
+        assert role["metadata"].get("namespace") == binding["metadata"].get("namespace")
+
+
+def test_with_listed_namespaces_the_rights_are_there_only(render):
+    rendered = render({"watchNamespaces": ["team-a", "team-b"]})
+    crd = ("apiextensions.k8s.io", "customresourcedefinitions", ("trainingsessions.trainingsession.dev",), "get")
+    assert rules(rendered.one("ClusterRole", OPERATOR)) == {crd, ("", "namespaces", ("team-a", "team-b"), "get")}
+    roles = {
+        role["metadata"]["namespace"]: role for role in rendered.kind("Role") if role["metadata"]["name"] == OPERATOR
+    }
+    assert {namespace: rules(role) for namespace, role in roles.items()} == {"team-a": served(), "team-b": served()}
+
+
+def test_the_admission_policies_deny_and_are_for_the_operator_only(render):
+    rendered = render()
+    policies = rendered.kind("ValidatingAdmissionPolicy")
+    assert {policy["metadata"]["name"] for policy in policies} == {f"{OPERATOR}-secrets", f"{OPERATOR}-jobs"}
+    for policy in policies:
+        name = policy["metadata"]["name"]
+        assert policy["spec"]["failurePolicy"] == "Fail"
+        condition = policy["spec"]["matchConditions"][0]["expression"]
+        assert condition == 'request.userInfo.username == "system:serviceaccount:ml-system:trainingsession-operator"'
+        assert all(validation["message"] for validation in policy["spec"]["validations"])
+        binding = rendered.one("ValidatingAdmissionPolicyBinding", name)
+        assert binding["spec"] == {"policyName": name, "validationActions": ["Deny"]}
+
+
+def test_with_an_external_mongodb_the_server_secret_is_not_allowed_either(render):
+    own, external = render(), render({"mongodb": {"external": {"uriSecret": "atlas"}}})
+    name = "trainingsession-mongodb-server"
+    assert name in str(own.one("ValidatingAdmissionPolicy", f"{OPERATOR}-secrets"))
+    assert name not in str(external.all)
+
+
+def test_the_definition_is_the_source_s_and_is_kept(render, repo):
+    source = yaml.safe_load((repo / "manifests/crd/trainingsessions.yaml").read_text())
+    rendered = render().one("CustomResourceDefinition", "trainingsessions.trainingsession.dev")
+    assert rendered["metadata"].pop("annotations") == KEEP
+    assert rendered == source
+
+
+def test_the_definition_can_be_left_out(render):
+    assert not render({"crds": {"install": False}}).kind("CustomResourceDefinition")
+
+
+def generate(script: Any, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, check=False)
+
+
+def test_the_chart_s_definition_is_up_to_date(repo):
+    done = generate(repo / "charts/generate", "--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_changed_definition_is_noticed_and_its_braces_survive_helm(repo, tmp_path, helm):
+    for part in ("charts", "manifests/crd"):
+        shutil.copytree(repo / part, tmp_path / part)
+    source = tmp_path / "manifests/crd/trainingsessions.yaml"
+    changed = source.read_text().replace("description: One training of", "description: '{{ .Values }} }} {{' #", 1)
+    source.write_text(changed)
+
+    stale = generate(tmp_path / "charts/generate", "--check")
+    assert stale.returncode == 1
+    assert "make generate" in stale.stderr
+
+    assert generate(tmp_path / "charts/generate").returncode == 0
+    assert generate(tmp_path / "charts/generate", "--check").returncode == 0
+    done = helm(
+        "template", "x", str(tmp_path / "charts/trainingsession"), "--show-only", "templates/crd-trainingsessions.yaml"
+    )
+    assert done.returncode == 0, done.stderr
+    rendered = yaml.safe_load(done.stdout)
+    rendered["metadata"].pop("annotations")
+    assert rendered == yaml.safe_load(changed)
+
+
+def test_a_definition_that_cannot_be_marked_as_kept_is_refused(repo, tmp_path):
+    for part in ("charts", "manifests/crd"):
+        shutil.copytree(repo / part, tmp_path / part)
+    source = tmp_path / "manifests/crd/trainingsessions.yaml"
+    source.write_text(source.read_text().replace("metadata:\n", "metadata:\n  annotations: {a: b}\n", 1))
+    done = generate(tmp_path / "charts/generate")
+    assert done.returncode != 0
+    assert "without annotations" in done.stderr

@@ -1,0 +1,127 @@
+"""What the chart accepts as values, and what it refuses with a sentence that names the key."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """{"a": {"b": value}} for "a.b"."""
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    return value
+
+
+def objects(schema: dict[str, Any], root: dict[str, Any], path: str = "") -> list[tuple[str, dict[str, Any]]]:
+    """Every object of the schema with its path, references followed."""
+    if "$ref" in schema:
+        return objects(root["definitions"][schema["$ref"].rpartition("/")[2]], root, path)
+    found = [(path, schema)] if schema.get("type") == "object" else []
+    for key, child in schema.get("properties", {}).items():
+        found += objects(child, root, f"{path}.{key}".lstrip("."))
+    for child in [*schema.get("allOf", []), *([schema["items"]] if "items" in schema else [])]:
+        found += objects(child, root, path)
+    return found
+
+
+def test_the_chart_is_clean_for_helm_lint_strict(helm, chart):
+    done = helm("lint", "--strict", str(chart))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARNING" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "mongo",
+        "crds.instal",
+        "operator.replicas",
+        "operator.image.name",
+        "operator.resources.limit",
+        "operator.resources.limits.memroy",
+        "trainer.env",
+        "trainer.image.pullSecrets",
+        "mongodb.enabled",
+        "mongodb.external.uri",
+        "mongodb.persistence.storageClass",
+        "mongodb.resources.requests.gpu",
+    ],
+)
+def test_an_unknown_key_is_refused_by_name(template, path):
+    done = template(nested(path, {"x": "y"}))
+    assert done.returncode != 0
+    parent, _, key = path.rpartition(".")
+    assert f"'{key}'" in done.stderr
+    assert parent.replace(".", "/") in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("operator.workers", 0),
+        ("operator.workers", "many"),
+        ("operator.logLevel", "verbose"),
+        ("operator.image.repository", ""),
+        ("operator.image.digest", "sha256:short"),
+        ("trainer.image.pullPolicy", "Sometimes"),
+        ("mongodb.users", "provided"),
+        ("mongodb.persistence.size", "50"),
+        ("mongodb.resources.limits.memory", None),
+        ("mongodb.resources.limits.memory", "2e9"),
+        ("mongodb.cacheSizeGB", 0.1),
+        ("mongodb.replicaSet", ""),
+        ("mongodb.runAsUser", 0),
+        ("watchNamespaces", ["Team_A"]),
+        ("watchNamespaces", "team-a"),
+        ("operator.tolerations", [{"key": "a", "effct": "NoSchedule"}]),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_place(template, path, value):
+    done = template(nested(path, value))
+    assert done.returncode != 0
+    assert path.split(".")[-1] in done.stderr
+
+
+def test_maps_and_lists_of_kubernetes_are_taken_as_they_are(render):
+    toleration = {"key": "dedicated", "operator": "Equal", "value": "ml", "effect": "NoSchedule"}
+    where = {"nodeSelector": {"example.com/pool": "system"}, "tolerations": [toleration]}
+    for pod in render({"operator": where, "mongodb": where}).pods().values():
+        assert pod["spec"]["nodeSelector"] == {"example.com/pool": "system"}
+        assert pod["spec"]["tolerations"] == [toleration]
+
+
+def test_every_object_of_the_schema_refuses_unknown_keys(chart):
+    schema = json.loads((chart / "values.schema.json").read_text())
+    free_maps = {"global", "operator.nodeSelector", "mongodb.nodeSelector"}
+    open_objects = {path for path, node in objects(schema, schema) if node.get("additionalProperties") is not False}
+    assert open_objects == free_maps
+
+
+def test_the_schema_knows_exactly_the_keys_of_the_values(chart):
+    schema = json.loads((chart / "values.schema.json").read_text())
+    values = yaml.safe_load((chart / "values.yaml").read_text())
+    for path, node in objects(schema, schema):
+        present: Any = values
+        for key in path.split(".") if path else []:
+            present = present[key] if isinstance(present, dict) and key in present else None
+        if isinstance(present, dict) and "additionalProperties" in node and node.get("properties"):
+            unset = set(node["properties"]) - set(present)
+            # Quantities need not be given, and `global` is Helm's.
+            assert unset <= {"global", "requests", "limits", "cpu", "memory", "ephemeral-storage"}, path
+
+
+def test_every_value_carries_a_comment(chart):
+    lines = (chart / "values.yaml").read_text().splitlines()
+    values = yaml.safe_load("\n".join(lines))
+    containers = {"resources", "requests", "limits", "cpu", "memory"}
+    for number, line in enumerate(lines):
+        key, colon, value = line.strip().partition(":")
+        if not colon or line.strip().startswith("#") or key in containers:
+            continue
+        is_block = not value.strip()
+        assert is_block or lines[number - 1].strip().startswith("#"), f"values.yaml:{number + 1}: {key} has no comment"
+    assert values["operator"]["resources"]
