@@ -10,6 +10,7 @@ What needs Keras to be decided (arguments of layers, losses, optimizers, base mo
 from __future__ import annotations
 
 import json
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -200,17 +201,23 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Session:
-    """One TrainingSession: whose it is and what to train."""
+class Identity:
+    """Which session it is."""
 
     namespace: str
     name: str
     uid: str
+
+
+@dataclass(frozen=True)
+class Session(Identity):
+    """One TrainingSession: whose it is and what to train."""
+
     spec: Spec
 
 
-def parse_session(document: object) -> Session:
-    """Validate a whole object (apiVersion, kind, metadata, spec); raises SpecError."""
+def parse_identity(document: object) -> Identity:
+    """Read whose spec it is; known before the spec is judged, so that its error has a record to go to."""
     if not isinstance(document, Mapping):
         raise SpecError(
             f"The session is {shown(document)}; it must be an object with apiVersion, kind, metadata and spec."
@@ -224,8 +231,14 @@ def parse_session(document: object) -> Session:
     for key in ("namespace", "name", "uid"):
         if not isinstance(metadata.get(key), str) or not metadata[key]:
             raise SpecError(f"metadata.{key} is {shown(metadata.get(key))}; it must be a non-empty string.")
-    spec = parse_spec(document.get("spec"))
-    return Session(metadata["namespace"], metadata["name"], metadata["uid"], spec)
+    return Identity(metadata["namespace"], metadata["name"], metadata["uid"])
+
+
+def parse_session(document: object) -> Session:
+    """Validate a whole object (apiVersion, kind, metadata, spec); raises SpecError."""
+    identity = parse_identity(document)
+    spec = parse_spec(typing.cast("Mapping[str, object]", document).get("spec"))
+    return Session(identity.namespace, identity.name, identity.uid, spec)
 
 
 def parse_spec(data: object) -> Spec:
@@ -238,15 +251,15 @@ def parse_spec(data: object) -> Spec:
     return spec
 
 
-def read_session(path: Path) -> Session:
-    """Read the session's JSON file as the operator mounts it; raises SpecError when it is not one."""
+def read_document(path: Path) -> object:
+    """Read the session's JSON file as the operator mounts it; raises SpecError when it is not JSON."""
     try:
-        document = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
+        document: object = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
         raise SpecError(f"The session's file {path} cannot be read ({error.strerror}); use --session.") from error
     except ValueError as error:
         raise SpecError(f"The session's file {path} is not JSON ({clip(str(error))}); write it again.") from error
-    return parse_session(document)
+    return document
 
 
 def _refuse_constant(name: str) -> NoReturn:

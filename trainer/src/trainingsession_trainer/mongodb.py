@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pymongo import MongoClient, ReadPreference
@@ -25,7 +26,7 @@ from pymongo.errors import (
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from .errors import StorageError
+from .errors import Stopped, StorageError
 
 Document = dict[str, Any]
 T = TypeVar("T")
@@ -37,7 +38,9 @@ _TRANSIENT_CODES = frozenset({6, 7, 64, 89, 91, 112, 189, 262, 9001, 10058, 1010
 _DISK_CODES = frozenset({14031, 365})
 
 
-def connect(uri: str, database: str, patience: float = PATIENCE_SECONDS) -> Database[Document]:
+def connect(
+    uri: str, database: str, patience: float = PATIENCE_SECONDS, stop: Callable[[], bool] | None = None
+) -> Database[Document]:
     """Connect and make sure that the database answers; raises StorageError."""
     try:
         client: MongoClient[Document] = MongoClient(
@@ -59,14 +62,30 @@ def connect(uri: str, database: str, patience: float = PATIENCE_SECONDS) -> Data
     except (ConfigurationError, InvalidURI, InvalidName, ValueError) as error:
         # Never the URI: it holds the password.
         raise StorageError(f"The MongoDB URI is not valid ({type(error).__name__}); correct it.") from error
-    patiently(lambda: found.command("ping"), "connect to MongoDB", patience)
+    patiently(lambda: found.command("ping"), "connect to MongoDB", patience, stop)
     return found
 
 
-def patiently(operation: Callable[[], T], what: str, patience: float = PATIENCE_SECONDS) -> T:
+def read_setting(path: Path, what: str) -> str:
+    """Read a one-line file that is mounted into the pod; raises StorageError."""
+    try:
+        text = path.read_text("utf-8").strip()
+    except OSError as error:
+        raise StorageError(f"{what} cannot be read from {path} ({error.strerror}); check what is mounted.") from error
+    if not text:
+        raise StorageError(f"{path} is empty; it must hold {what}.")
+    return text
+
+
+def patiently(
+    operation: Callable[[], T],
+    what: str,
+    patience: float = PATIENCE_SECONDS,
+    stop: Callable[[], bool] | None = None,
+) -> T:
     """Run an operation that may be repeated, and repeat it while MongoDB is away; raises StorageError after `patience`.
 
-    `what` completes the sentence "Could not …".
+    `what` completes the sentence "Could not …". When `stop` answers True, the waiting ends with Stopped.
     """
     deadline = time.monotonic() + patience
     while True:
@@ -79,6 +98,8 @@ def patiently(operation: Callable[[], T], what: str, patience: float = PATIENCE_
                 raise StorageError(
                     f"Could not {what} within {patience:.0f} s ({reason(error)}); check that MongoDB runs."
                 ) from error
+            if stop is not None and stop():
+                raise Stopped(f"Stopped while waiting to {what}; the next attempt goes on.") from error
         time.sleep(_PAUSE_SECONDS)
 
 

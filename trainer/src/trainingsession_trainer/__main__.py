@@ -1,0 +1,195 @@
+"""The trainer's command line.
+
+Exit codes: 0 done, 64 the spec cannot work, 65 the data is bad, 69 storage unavailable, 75 stopped,
+76 needs an accelerator, 1 a bug.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from . import __version__
+from .errors import TrainerError
+
+SESSION_FILE = Path("/etc/trainingsession/session/session.json")
+MONGODB_FOLDER = Path("/etc/trainingsession/mongodb")
+TERMINATION_LOG = Path("/dev/termination-log")
+_MESSAGE_BYTES = 4096
+
+
+class StopFlag:
+    """Set by SIGTERM or SIGINT and asked between steps; a second signal ends the process at once."""
+
+    def __init__(self) -> None:
+        self._set = False
+
+    def __call__(self) -> bool:
+        """Whether the session was asked to stop."""
+        return self._set
+
+    def install(self) -> None:
+        """Take the signals; done before TensorFlow is imported, which takes seconds."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self._set = True
+        signal.signal(number, signal.SIG_DFL)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    stop = StopFlag()
+    stop.install()
+    options = command_line().parse_args(arguments)
+    try:
+        options.action(options, stop)
+    except TrainerError as error:
+        say_goodbye(str(error), options.termination_log)
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001 - the last place that can still say something
+        traceback.print_exc()
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        say_goodbye(f"The trainer failed unexpectedly ({words}); see the log above.", options.termination_log)
+        return 1
+    return 0
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Describe the arguments; without a command, one session is run as the operator's Job mounts it."""
+    parser = argparse.ArgumentParser(
+        prog="trainingsession-trainer",
+        description="Run one TrainingSession: data set, features, training, accuracy, artifacts.",
+        epilog=(__doc__ or "").split("\n\n", 1)[-1],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument(
+        "--session",
+        type=Path,
+        default=SESSION_FILE,
+        metavar="FILE",
+        help=f"the session as JSON; pod-uid and cpu-limit are read beside it (default {SESSION_FILE})",
+    )
+    parser.add_argument(
+        "--mongodb",
+        type=Path,
+        default=MONGODB_FOLDER,
+        metavar="DIR",
+        help=f"folder with the files uri and database (default {MONGODB_FOLDER})",
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("/tmp"),  # noqa: S108 - the pod's emptyDir; a folder of its own is made in it
+        metavar="DIR",
+        help="folder for temporary files (default /tmp)",
+    )
+    parser.add_argument(
+        "--termination-log",
+        type=Path,
+        default=TERMINATION_LOG,
+        metavar="FILE",
+        help=f"existing file that takes the last sentence (default {TERMINATION_LOG})",
+    )
+    parser.set_defaults(action=run_job)
+    commands = parser.add_subparsers(title="without a cluster", metavar="COMMAND")
+    local = commands.add_parser("run", help="run a session from a YAML file, with an embedded MongoDB")
+    local.add_argument("file", type=Path, help="the TrainingSession as for kubectl apply")
+    _add_storage(local)
+    local.set_defaults(action=run_local)
+    download = commands.add_parser("download", help="fetch an artifact and check its SHA-256")
+    download.add_argument("artifact", help="session and file, such as digits/model.keras")
+    download.add_argument("--output", type=Path, metavar="FILE", help="where to write it (default: its own name)")
+    _add_storage(download)
+    download.set_defaults(action=run_download)
+    return parser
+
+
+def run_job(options: argparse.Namespace, stop: StopFlag) -> None:
+    """Run the session of a Job's pod."""
+    from .config import read_document
+    from .mongodb import connect, read_setting
+    from .reporting import Reporter
+
+    limit_threads(options.session.parent / "cpu-limit")
+    document = read_document(options.session)
+    attempt = read_setting(options.session.parent / "pod-uid", "the pod's UID")
+    uri = read_setting(options.mongodb / "uri", "the MongoDB URI")
+    name = read_setting(options.mongodb / "database", "the name of the MongoDB database")
+
+    reporter = Reporter(sys.stdout)
+    reporter.info(f"Trainer {__version__} starts")
+    database = connect(uri, name, stop=stop)
+
+    from .run import run_attempt  # imports TensorFlow
+
+    run_attempt(document, database, attempt, work=options.work, reporter=reporter, stop=stop)
+
+
+def run_local(options: argparse.Namespace, stop: StopFlag) -> None:
+    """Run a session without a cluster."""
+    from .local import run_file
+
+    run_file(options.file, options.mongodb_uri, options.data, stop)
+
+
+def run_download(options: argparse.Namespace, stop: StopFlag) -> None:
+    """Fetch an artifact."""
+    del stop
+    from .local import download
+
+    download(options.artifact, options.mongodb_uri, options.data, options.output)
+
+
+def limit_threads(cpu_limit: Path) -> None:
+    """Size TensorFlow's pools by the pod's limit in thousandths of a processor; a missing file leaves them alone.
+
+    TensorFlow would count the node's processors and fight itself over the few that it may use.
+    """
+    if not cpu_limit.is_file():
+        return
+    threads = str(max(1, math.ceil(int(cpu_limit.read_text("ascii").strip()) / 1000)))
+    for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        os.environ[variable] = threads
+
+
+def say_goodbye(sentence: str, termination_log: Path) -> None:
+    """Leave the last sentence on stderr and, in a pod, in the termination message."""
+    print(sentence, file=sys.stderr, flush=True)  # noqa: T201 - stderr is the interface
+    message = sentence.encode()[:_MESSAGE_BYTES].decode(errors="ignore")
+    try:
+        if termination_log.is_file():
+            termination_log.write_text(message, "utf-8")
+    except OSError as error:
+        print(f"The termination message could not be written: {error}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _add_storage(parser: argparse.ArgumentParser) -> None:
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument(
+        "--mongodb",
+        dest="mongodb_uri",
+        metavar="URI|DIR",
+        help="a running MongoDB: its URI, or, to keep "
+        "a password off the command line, a folder with the files uri and database",
+    )
+    place.add_argument(
+        "--data",
+        type=Path,
+        default=Path(".trainingsession"),
+        metavar="DIR",
+        help="folder of the embedded MongoDB (default %(default)s)",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""The files that a session leaves behind: written to the work folder, then streamed to GridFS with their digests."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+from bson import ObjectId
+from gridfs import GridFSBucket
+from pymongo.database import Database
+from pymongo.errors import PyMongoError
+
+from .config import Session
+from .evaluation import Evaluation, metrics_of
+from .mongodb import Document, patiently
+from .records import Artifact
+from .training import History
+
+if TYPE_CHECKING:
+    from .base_models import BaseModel
+
+BUCKET = "artifacts"
+_PIECE_BYTES = 1 << 20
+_COLUMNS = ("epoch", "seconds", "loss", "accuracy", "val_loss", "val_accuracy")
+
+
+def write_artifacts(
+    folder: Path,
+    *,
+    head: keras.Model,
+    base: BaseModel,
+    class_names: Sequence[str],
+    history: History,
+    evaluation: Evaluation,
+) -> list[Path]:
+    """Write all artifacts into `folder` and return their paths in the order in which they are listed."""
+    plain = uncompiled(head)
+    architecture = folder / "architecture.json"
+    architecture.write_text(json.dumps(json.loads(plain.to_json()), indent=1) + "\n", "utf-8")
+    weights = folder / "head.weights.h5"
+    plain.save_weights(weights)
+    names = folder / "class_names.json"
+    names.write_text(json.dumps(list(class_names), ensure_ascii=False, indent=1) + "\n", "utf-8")
+    model = folder / "model.keras"
+    complete_model(base.pixels_model(), plain).save(model)
+    log = folder / "training_log.csv"
+    _write_log(log, history)
+    metrics = folder / "metrics.json"
+    metrics.write_text(json.dumps(_metrics_document(class_names, history, evaluation), indent=1) + "\n", "utf-8")
+    return [architecture, weights, names, model, log, metrics]
+
+
+def uncompiled(head: keras.Model) -> keras.Model:
+    """Copy the head without its optimizer, whose state would make the files three times as large."""
+    plain = keras.Model.from_config(head.get_config())
+    plain.set_weights(head.get_weights())
+    return plain
+
+
+def complete_model(pixels: keras.Model, head: keras.Model) -> keras.Model:
+    """Join the base model and the head: raw pixels [n, h, w, 3], 0 to 255, -> probabilities [n, classes]."""
+    return keras.Model(pixels.inputs, head(pixels.outputs[0]), name="model")
+
+
+def upload(
+    database: Database[Document],
+    session: Session,
+    paths: Iterable[Path],
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[Artifact, ...]:
+    """Stream files to GridFS; raises StorageError, and then leaves none of them behind if MongoDB can be reached."""
+    done: list[Artifact] = []
+    try:
+        for path in paths:
+            done.append(_upload_one(database, session, path, stop))  # noqa: PERF401 - what is done must be known on failure
+    except BaseException:
+        remove(database, [artifact.id for artifact in done])
+        raise
+    return tuple(done)
+
+
+def remove(database: Database[Document], ids: Iterable[str]) -> None:
+    """Delete files that no record names, as far as MongoDB can be reached; what stays is an orphan for the sweeper."""
+    bucket = GridFSBucket(database, BUCKET)
+    for file_id in ids:
+        with contextlib.suppress(PyMongoError):
+            bucket.delete(ObjectId(file_id))
+
+
+def _upload_one(database: Database[Document], session: Session, path: Path, stop: Callable[[], bool]) -> Artifact:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    metadata = {"session": session.uid, "namespace": session.namespace, "name": path.name, "sha256": digest}
+    filename = f"{session.name}/{path.name}"
+
+    def attempt() -> ObjectId:
+        stream = GridFSBucket(database, BUCKET).open_upload_stream(filename, metadata=metadata)
+        try:
+            with path.open("rb") as file:
+                while piece := file.read(_PIECE_BYTES):
+                    stream.write(piece)
+            stream.close()
+        except BaseException:
+            with contextlib.suppress(PyMongoError):
+                stream.abort()
+            raise
+        return ObjectId(stream._id)
+
+    file_id = patiently(attempt, f"store {path.name}", stop=stop)
+    return Artifact(path.name, str(file_id), path.stat().st_size, digest)
+
+
+def _write_log(path: Path, history: History) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        columns = [column for column in _COLUMNS[2:] if column in history.epochs[0].figures]
+        writer.writerow([*_COLUMNS[:2], *columns])
+        for epoch in history.epochs:
+            writer.writerow([epoch.number, f"{epoch.seconds:.3f}", *(repr(epoch.figures[name]) for name in columns)])
+
+
+def _metrics_document(class_names: Sequence[str], history: History, evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "accuracy": evaluation.accuracy,
+        "metrics": metrics_of(evaluation, history),
+        "class_names": list(class_names),
+        "confusion": evaluation.confusion.tolist(),
+    }

@@ -1,0 +1,159 @@
+"""The head: from `spec.head.layers` to a Keras model that maps features to class probabilities."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .arguments import check_arguments, keras_words, nearest
+from .config import Head, Layer
+from .errors import SpecError
+from .structure import shown
+
+if TYPE_CHECKING:
+    import keras
+
+Shape = tuple[int, ...]
+
+# Layers that are nothing but arithmetic on their input. Left out on purpose: Lambda and TFSMLayer (run foreign code),
+# wrappers and recurrent layers (hold other layers), lookups and vectorizers (read files), and what needs two inputs.
+ALLOWED_LAYERS = (
+    "Activation", "ActivityRegularization", "AlphaDropout", "AveragePooling1D", "AveragePooling2D",
+    "BatchNormalization", "Conv1D", "Conv1DTranspose", "Conv2D", "Conv2DTranspose", "Cropping1D", "Cropping2D", "Dense",
+    "DepthwiseConv1D", "DepthwiseConv2D", "Dropout", "ELU", "Flatten", "GaussianDropout", "GaussianNoise",
+    "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D",
+    "GroupNormalization", "Identity", "LayerNormalization", "LeakyReLU", "MaxPooling1D", "MaxPooling2D", "PReLU",
+    "Permute", "RMSNormalization", "ReLU", "RepeatVector", "Rescaling", "Reshape", "SeparableConv1D", "SeparableConv2D",
+    "Softmax", "SpatialDropout1D", "SpatialDropout2D", "UnitNormalization", "UpSampling1D", "UpSampling2D",
+    "ZeroPadding1D", "ZeroPadding2D",
+)  # fmt: skip
+
+# A deviation below this part of the median one is noise of a nearly dead channel, which must not be blown up.
+DEVIATION_FLOOR = 0.1
+_CHUNK_VALUES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Standardization:
+    """Mean and deviation of every feature channel over the training part; float64 [channels]."""
+
+    mean: npt.NDArray[np.float64]
+    deviation: npt.NDArray[np.float64]
+
+
+def default_layers(feature_shape: Shape) -> tuple[Layer, ...]:
+    """Return the head for a spec that names none: convolutional where there are at least 2x2 positions."""
+    if len(feature_shape) == 3 and min(feature_shape[:2]) >= 2:
+        return (
+            Layer("Conv2D", {"filters": 100, "kernel_size": 2}),
+            Layer("Dropout", {"rate": 0.4}),
+            Layer("GlobalAveragePooling2D"),
+            Layer("Dropout", {"rate": 0.3}),
+        )
+    return (Layer("Dropout", {"rate": 0.3}),)
+
+
+def build_head(
+    head: Head, feature_shape: Shape, class_count: int, standardization: Standardization | None = None
+) -> keras.Model:
+    """Build the model: features [n, *feature_shape] -> float32 probabilities [n, class_count]; raises SpecError.
+
+    Whatever the layers end with is flattened for the output layer, so that no position is lost. Without
+    `standardization` only the fit of the layers is of interest.
+    """
+    import keras
+
+    features = keras.Input(feature_shape, dtype="float32", name="features")
+    flow: Any = features
+    if standardization is not None:
+        flow = keras.layers.Normalization(
+            mean=standardization.mean.tolist(),
+            variance=np.square(standardization.deviation).tolist(),
+            dtype="float32",
+            name="standardize",
+        )(flow)
+    names = {"features", "standardize", "flatten_all", "predictions"}
+    for index, layer in enumerate(head.layers or default_layers(feature_shape)):
+        flow = _apply(layer, index, flow, names)
+    if len(flow.shape) != 2:
+        flow = keras.layers.Flatten(name="flatten_all", dtype="float32")(flow)
+    output = keras.layers.Dense(class_count, activation="softmax", dtype="float32", name="predictions")(flow)
+    return keras.Model(features, output, name="head")
+
+
+def standardize_from(chunks: Sequence[npt.NDArray[Any]] | npt.NDArray[Any]) -> Standardization:
+    """Measure features [n, …, channels] in two passes of float64 sums, a part at a time.
+
+    A channel that never changes gets the floor's deviation too, so it stays a harmless constant.
+    """
+    channels = chunks[0].shape[-1]
+    count, total = 0, np.zeros(channels)
+    for rows in _rows(chunks, channels):
+        count += len(rows)
+        total += rows.sum(axis=0, dtype=np.float64)
+    mean = total / count
+    squares = np.zeros(channels)
+    for rows in _rows(chunks, channels):
+        squares += np.square(rows.astype(np.float64) - mean).sum(axis=0)
+    deviation = np.sqrt(squares / count)
+    live = deviation[deviation > 0]
+    floor = DEVIATION_FLOOR * float(np.median(live)) if len(live) else 1.0
+    return Standardization(mean, np.maximum(deviation, floor))
+
+
+def _rows(chunks: Sequence[npt.NDArray[Any]] | npt.NDArray[Any], channels: int) -> Iterator[npt.NDArray[Any]]:
+    per_image = max(1, int(np.prod(chunks[0].shape)))
+    step = max(1, _CHUNK_VALUES // per_image)
+    for start in range(0, len(chunks), step):
+        yield np.asarray(chunks[start : start + step]).reshape(-1, channels)
+
+
+def _apply(layer: Layer, index: int, flow: Any, names: set[str]) -> Any:  # noqa: ANN401 - Keras tensors have no type
+    import keras
+    import tensorflow as tf
+
+    path = f"spec.head.layers[{index}]"
+    if layer.type not in ALLOWED_LAYERS:
+        raise SpecError(f"{path}.type is {shown(layer.type)}; {nearest(layer.type, ALLOWED_LAYERS)}.")
+    owner = getattr(keras.layers, layer.type)
+    check_arguments(
+        owner, layer.config, f"{path}.config", extra=("name", "trainable"), refused=("dtype", "seed", "synchronized")
+    )
+    name = layer.config.get("name", f"{layer.type.lower()}_{index}")
+    if not isinstance(name, str) or name in names or "/" in name:
+        raise SpecError(f"{path}.config.name is {shown(name)}; use another name, each layer has its own.")
+    names.add(name)
+    try:
+        built = owner(**{**layer.config, "name": name, "dtype": "float32"})
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise SpecError(f"{path}.config does not fit {layer.type} ({keras_words(error)}); correct it.") from error
+    try:
+        result = built(flow)
+    except (TypeError, ValueError, OverflowError, MemoryError, tf.errors.OpError) as error:
+        raise SpecError(
+            f"{path} ({layer.type}) does not fit an input of shape {shape_text(flow.shape)} ({keras_words(error)}); "
+            f"{_remedy(built, flow.shape)}."
+        ) from error
+    if any(size == 0 for size in result.shape[1:]):
+        raise SpecError(
+            f"{path} ({layer.type}) leaves nothing of an input of shape {shape_text(flow.shape)}; change it."
+        )
+    return result
+
+
+def shape_text(shape: Sequence[int | None]) -> str:
+    """Write a batch's shape without its batch axis: 4x4x2048."""
+    return "x".join(str(size) for size in shape[1:])
+
+
+def _remedy(layer: object, shape: Sequence[int | None]) -> str:
+    if "kernel_size" in inspect.signature(type(layer)).parameters or hasattr(layer, "pool_size"):
+        if len(shape) == 4:
+            return "use a smaller window, padding: same, or a larger spec.baseModel.inputSize"
+        return "set spec.baseModel.pooling to none, or use Dense instead"
+    return "change its arguments or the layers before it"

@@ -1,0 +1,162 @@
+"""The session's record: the one document through which the trainer tells the operator what is so.
+
+Every update is conditional on the attempt, so an attempt that was replaced can neither publish nor overwrite.
+All times are MongoDB's own. Values from outside stand under $literal, because a pipeline would evaluate a `$` in them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+from pymongo.database import Database
+
+from .errors import Stopped, StorageError
+from .mongodb import PATIENCE_SECONDS, Document, patiently
+
+COLLECTION = "sessions"
+RECORD_VERSION = 1
+_FAREWELL_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file in GridFS, bucket `artifacts`."""
+
+    name: str
+    id: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a session is trained for; accuracy and metrics are finite numbers."""
+
+    accuracy: float
+    metrics: Mapping[str, float]
+    artifacts: tuple[Artifact, ...]
+
+    def document(self) -> Document:
+        """Return the form in which it is stored."""
+        return {
+            "accuracy": self.accuracy,
+            "metrics": [{"name": name, "value": value} for name, value in self.metrics.items()],
+            "artifacts": [asdict(artifact) for artifact in self.artifacts],
+        }
+
+
+class Replaced(Stopped):
+    """A newer attempt has claimed the record."""
+
+
+class Published(Enum):
+    """Who published the session's result."""
+
+    BY_US = "by this attempt"
+    BEFORE = "by an earlier attempt"
+
+
+class SessionRecord:
+    """The record of one session, as one attempt of it may write it."""
+
+    def __init__(
+        self, database: Database[Document], uid: str, attempt: str, stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._sessions = database[COLLECTION]
+        self._uid = uid
+        self._attempt = attempt
+        self._stop = stop
+
+    def claim(self, trainer: Mapping[str, Any]) -> bool:
+        """Make this attempt the one that may write; False when the result is already there.
+
+        Raises StorageError when the record is missing: the operator makes it before the Job, so a database without
+        it is not the one that the operator uses.
+        """
+        start = {
+            "attempt": self._attempt,
+            "phase": "Extracting",
+            "progress": {},
+            "trainer": trainer,
+        }
+        stage = {"$set": _literal(start) | {"attemptStartedAt": "$$NOW", "updatedAt": "$$NOW"}}
+        if self._update({"_id": self._uid, "result": {"$exists": False}}, [stage], "claim the session's record"):
+            return True
+        if self._read() is None:
+            raise StorageError(
+                f"The record of session {self._uid} is not in the database; "
+                "check that the trainer's Secret names the database that the operator uses."
+            )
+        return False
+
+    def progress(self, phase: str, progress: Mapping[str, int | float | None]) -> None:
+        """Store phase and progress at once, without waiting for a MongoDB that is away."""
+        known = {key: value for key, value in progress.items() if value is not None}
+        self._write({"phase": phase, "progress": known}, "store the progress", patience=0.0)
+
+    def describe(self, samples: Mapping[str, int], features: Mapping[str, Any]) -> None:
+        """Store how many images are used and where their features came from."""
+        self._write({"samples": samples, "features": features}, "store the sample counts")
+
+    def publish(self, result: Result) -> Published:
+        """Make the result visible, once and for ever; raises Replaced when a newer attempt claimed it."""
+        stage = {
+            "$set": {
+                "result": {"$mergeObjects": [{"$literal": result.document()}, {"publishedAt": "$$NOW"}]},
+                "updatedAt": "$$NOW",
+            }
+        }
+        mine = {"_id": self._uid, "attempt": self._attempt, "result": {"$exists": False}}
+        if self._update(mine, [stage], "publish the result"):
+            return Published.BY_US
+        found = (self._read() or {}).get("result")
+        if found is None:
+            raise self._replaced()
+        # An update whose answer was lost is repeated, and then finds its own result.
+        ours = [artifact.id for artifact in result.artifacts]
+        return Published.BY_US if [item["id"] for item in found["artifacts"]] == ours else Published.BEFORE
+
+    def fail(self, exit_code: int, message: str) -> None:
+        """Leave the last sentence, as far as the database can be reached; never raises StorageError."""
+        failure = {"exitCode": exit_code, "message": message, "attempt": self._attempt}
+        stage = {
+            "$set": {
+                "failure": {"$mergeObjects": [{"$literal": failure}, {"at": "$$NOW"}]},
+                "updatedAt": "$$NOW",
+            }
+        }
+        mine = {"_id": self._uid, "attempt": self._attempt, "result": {"$exists": False}}
+        # The sentence is on stderr and in the termination message as well.
+        with contextlib.suppress(StorageError):
+            patiently(lambda: self._sessions.update_one(mine, [stage]), "store the failure", _FAREWELL_SECONDS)
+
+    def _write(self, values: Mapping[str, Any], what: str, patience: float = PATIENCE_SECONDS) -> None:
+        stage = {"$set": _literal(values) | {"updatedAt": "$$NOW"}}
+        mine = {"_id": self._uid, "attempt": self._attempt}
+        if not self._update(mine, [stage], what, patience):
+            raise self._replaced()
+
+    def _update(self, query: Document, pipeline: list[Document], what: str, patience: float = PATIENCE_SECONDS) -> bool:
+        update = lambda: self._sessions.update_one(query, pipeline).matched_count  # noqa: E731
+        return patiently(update, what, patience, self._stop) > 0
+
+    def _read(self) -> Document | None:
+        return patiently(lambda: self._sessions.find_one({"_id": self._uid}), "read the record", stop=self._stop)
+
+    def _replaced(self) -> Replaced:
+        return Replaced(f"Attempt {self._attempt} was replaced by a newer one, which goes on; nothing is left to do.")
+
+
+def create_record(database: Database[Document], uid: str, namespace: str, name: str) -> None:
+    """Make the record where no operator does it: sessions without a cluster."""
+    fields = {"recordVersion": RECORD_VERSION, "namespace": namespace, "name": name, "deletionPolicy": "Retain"}
+    stage = {"$set": _literal(fields) | {"createdAt": "$$NOW"}}
+    patiently(lambda: database[COLLECTION].update_one({"_id": uid}, [stage], upsert=True), "create the record")
+
+
+def _literal(values: Mapping[str, Any]) -> Document:
+    return {key: {"$literal": value} for key, value in values.items()}
