@@ -39,7 +39,9 @@ STALE_SECONDS = 30.0
 """Age after which the last round's answer is not believed any more."""
 HUNG_SECONDS = 120.0
 """Age after which the rounds count as hung, which only a restart of this process mends."""
-TIMEOUT_MILLISECONDS = 5000
+CONNECT_MILLISECONDS = 3000
+COMMAND_MILLISECONDS = 20_000
+"""Enough for replSetInitiate, which resolves the member's name."""
 
 # Codes of MongoDB's src/mongo/base/error_codes.yml.
 UNAUTHORIZED = 13
@@ -137,7 +139,7 @@ class Rounds:
 
     def _make_user(self, server: Client, username: str, password: str) -> State:
         roles = [{"role": role, "db": "admin"} for role in ROLES]
-        concern = WriteConcern(w="majority", wtimeout=2 * TIMEOUT_MILLISECONDS).document
+        concern = WriteConcern(w="majority", wtimeout=COMMAND_MILLISECONDS // 2).document
         try:
             server.admin.command("createUser", username, pwd=password, roles=roles, writeConcern=concern)
         except OperationFailure as error:
@@ -160,9 +162,9 @@ class Rounds:
             appname="mongodb-init",
             username=username,
             password=password,
-            serverSelectionTimeoutMS=TIMEOUT_MILLISECONDS,
-            connectTimeoutMS=TIMEOUT_MILLISECONDS,
-            socketTimeoutMS=4 * TIMEOUT_MILLISECONDS,
+            serverSelectionTimeoutMS=CONNECT_MILLISECONDS,
+            connectTimeoutMS=CONNECT_MILLISECONDS,
+            socketTimeoutMS=COMMAND_MILLISECONDS,
         )
 
     def _log_out(self) -> None:
