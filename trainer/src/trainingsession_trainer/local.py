@@ -82,8 +82,8 @@ def open_database(mongodb: str | None, data: Path, reporter: Reporter | None = N
         yield from _connected(mongodb, DATABASE)
     else:
         folder = Path(mongodb)
-        uri = read_setting(folder / "uri", "The MongoDB URI")
-        yield from _connected(uri, read_setting(folder / "database", "The name of the MongoDB database"))
+        uri = read_setting(folder / "uri", "the MongoDB URI")
+        yield from _connected(uri, read_setting(folder / "database", "the name of the MongoDB database"))
 
 
 def download(artifact: str, mongodb: str | None, data: Path, output: Path | None) -> None:

@@ -32,7 +32,7 @@ Document = dict[str, Any]
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 120.0
-_PAUSE_SECONDS = 1.0
+PAUSE_SECONDS = 1.0
 # The server's own words for "not now": elections, shutdowns, write concern not reached in time.
 _TRANSIENT_CODES = frozenset({6, 7, 64, 89, 91, 112, 189, 262, 9001, 10058, 10107, 11600, 11602, 13435, 13436})
 _DISK_CODES = frozenset({14031, 365})
@@ -71,7 +71,7 @@ def read_setting(path: Path, what: str) -> str:
     try:
         text = path.read_text("utf-8").strip()
     except OSError as error:
-        raise StorageError(f"{what} cannot be read from {path} ({error.strerror}); check what is mounted.") from error
+        raise StorageError(f"Could not read {what} from {path} ({error.strerror}); check what is mounted.") from error
     if not text:
         raise StorageError(f"{path} is empty; it must hold {what}.")
     return text
@@ -94,13 +94,13 @@ def patiently(
         except PyMongoError as error:
             if not is_transient(error):
                 raise storage_error(error, what) from error
-            if time.monotonic() + _PAUSE_SECONDS > deadline:
+            if time.monotonic() + PAUSE_SECONDS > deadline:
                 raise StorageError(
                     f"Could not {what} within {patience:.0f} s ({reason(error)}); check that MongoDB runs."
                 ) from error
             if stop is not None and stop():
                 raise Stopped(f"Stopped while waiting to {what}; the next attempt goes on.") from error
-        time.sleep(_PAUSE_SECONDS)
+        time.sleep(PAUSE_SECONDS)
 
 
 def is_transient(error: PyMongoError) -> bool:

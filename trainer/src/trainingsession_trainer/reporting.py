@@ -94,7 +94,7 @@ class Reporter:
         words = [f"Epoch {epoch:>{width}}/{epochs}"]
         words += [f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.items()]
         words.append(f"{seconds:.1f} s")
-        if epoch < epochs:
+        if remaining >= 1:
             words.append(f"{duration(remaining)} remaining")
         self.info("  ".join(words))
         self._record(

@@ -1,0 +1,178 @@
+"""The process around a session: signals, threads, sentences, exit codes, tables. No TensorFlow is imported here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pymongo.errors import AutoReconnect, OperationFailure, ServerSelectionTimeoutError
+
+from trainingsession_trainer import mongodb
+from trainingsession_trainer.__main__ import StopFlag, limit_threads, main, say_goodbye
+from trainingsession_trainer.accelerators import judge
+from trainingsession_trainer.errors import AcceleratorError, SpecError, Stopped, StorageError
+from trainingsession_trainer.local import age, read_yaml, table
+from trainingsession_trainer.mongodb import connect, patiently, storage_error
+
+
+@pytest.fixture
+def quiet_signals():
+    """Puts the signal handlers back that a test replaces."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_the_first_signal_asks_and_the_second_ends(quiet_signals) -> None:
+    flag = StopFlag()
+    flag.install()
+    assert not flag()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert flag()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize(("limit", "threads"), [("2000", "2"), ("500", "1"), ("2500\n", "3")])
+def test_threads_follow_the_limit(tmp_path: Path, monkeypatch, limit: str, threads: str) -> None:
+    for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(variable, "99")
+    (tmp_path / "cpu-limit").write_text(limit, "ascii")
+    limit_threads(tmp_path / "cpu-limit")
+    assert os.environ["TF_NUM_INTRAOP_THREADS"] == threads
+    assert os.environ["OMP_NUM_THREADS"] == threads
+
+
+def test_without_a_limit_the_threads_are_left_alone(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "99")
+    limit_threads(tmp_path / "cpu-limit")
+    assert os.environ["OMP_NUM_THREADS"] == "99"
+
+
+def test_the_last_sentence_goes_to_stderr_and_to_an_existing_termination_log(tmp_path: Path, capsys) -> None:
+    log = tmp_path / "termination-log"
+    say_goodbye("No.", log)
+    assert not log.exists()
+    log.touch()
+    say_goodbye("ü" * 3000, log)
+    assert len(log.read_bytes()) == 4096
+    assert log.read_text("utf-8") == "ü" * 2048
+    assert capsys.readouterr().err.startswith("No.\n")
+
+
+def test_missing_files_are_one_sentence_and_an_exit_code(tmp_path: Path, capsys, quiet_signals) -> None:
+    assert main(["--session", str(tmp_path / "session.json")]) == 64
+    assert capsys.readouterr().err.count("\n") == 1
+    (tmp_path / "session.json").write_text("{}", "utf-8")
+    (tmp_path / "pod-uid").write_text("pod", "utf-8")
+    assert main(["--session", str(tmp_path / "session.json"), "--mongodb", str(tmp_path)]) == 69
+    assert "Could not read the MongoDB URI from" in capsys.readouterr().err
+
+
+def test_signals_and_threads_are_set_before_tensorflow_is_imported() -> None:
+    modules = "trainingsession_trainer.__main__, trainingsession_trainer.local, trainingsession_trainer.mongodb"
+    program = f"import sys, {modules}; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_gpus_that_are_held_must_be_usable() -> None:
+    with pytest.raises(AcceleratorError, match=r"spec\.resources\.gpus is 2 but TensorFlow sees 1") as caught:
+        judge(2, 1, cuda=True)
+    assert caught.value.exit_code == 76
+    assert judge(2, 2, cuda=True) == "Computing on 2 GPU(s)"
+    assert "without CUDA" in judge(1, 0, cuda=False)
+    assert "gpus is 0" in judge(0, 0, cuda=True)
+
+
+def test_waiting_for_storage_ends_with_a_sentence() -> None:
+    def away():
+        raise ServerSelectionTimeoutError("localhost:1: [Errno 111] Connection refused, Timeout: 5s, Topology: <long>")
+
+    with pytest.raises(StorageError) as caught:
+        patiently(away, "store the result", patience=0)
+    assert str(caught.value) == (
+        "Could not store the result within 0 s (localhost:1: [Errno 111] Connection refused); check that MongoDB runs."
+    )
+    assert isinstance(caught.value.__cause__, ServerSelectionTimeoutError)
+
+
+def test_a_moment_without_storage_is_waited_for(monkeypatch) -> None:
+    monkeypatch.setattr(mongodb, "PAUSE_SECONDS", 0.01)
+    answers = iter([AutoReconnect("gone"), OperationFailure("not primary", 10107), None])
+
+    def operation():
+        answer = next(answers)
+        if answer:
+            raise answer
+        return "done"
+
+    assert patiently(operation, "work") == "done"
+
+
+def test_a_stop_ends_the_waiting() -> None:
+    def away():
+        raise AutoReconnect("gone")
+
+    with pytest.raises(Stopped):
+        patiently(away, "work", stop=lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (OperationFailure("No space left on device", 14031), "free or enlarge its disk"),
+        (OperationFailure("Authentication failed.", 18), "check the user and password in the Secret"),
+        (OperationFailure("something else", 1), "see the log of MongoDB"),
+    ],
+    ids=["disk full", "bad password", "other"],
+)
+def test_what_mongodb_refuses_carries_a_remedy(error, remedy) -> None:
+    assert remedy in str(storage_error(error, "work"))
+
+
+def test_a_bad_uri_never_shows_its_password() -> None:
+    with pytest.raises(StorageError) as caught:
+        connect("mongodb://me:hunter2@:bad:port/?x", "database")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_session_without_a_cluster_gets_an_identity(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("kind: ConfigMap\n---\nkind: TrainingSession\nmetadata: {name: a}\nspec: {x: 1e-3}\n", "utf-8")
+    first, second = read_yaml(file), read_yaml(file)
+    assert first["metadata"]["namespace"] == "default"
+    assert first["metadata"]["uid"] != second["metadata"]["uid"]
+    assert first["spec"] == {"x": 0.001}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("kind: Pod", "holds 0 objects of kind TrainingSession"),
+        ("kind: TrainingSession", "has no metadata.name"),
+        ("a: [", "is not YAML"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_session_is_refused(tmp_path: Path, text: str | None, sentence: str) -> None:
+    file = tmp_path / "a.yaml"
+    if text is not None:
+        file.write_text(text, "utf-8")
+    with pytest.raises(SpecError, match=sentence):
+        read_yaml(file)
+
+
+def test_the_table_is_aligned_as_kubectl_does() -> None:
+    assert table([("NAME", "AGE"), ("digits", "95s")]) == "NAME     AGE\ndigits   95s"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(95.9, "95s"), (120, "2m"), (200, "3m20s"), (720, "12m"), (3 * 3600, "3h"), (3 * 3600 + 60, "3h1m")],
+)
+def test_ages_are_kubectls(seconds: float, words: str) -> None:
+    assert age(seconds) == words
