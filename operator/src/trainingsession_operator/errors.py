@@ -1,0 +1,44 @@
+"""How work on a session can fail: the class decides whether to try again.
+
+`WaitError` passes by itself: the key is tried again, with growing pauses. `SessionError` does not: the session gets a
+condition with the sentence, and nothing is tried until it changes. Anything else is a bug: logged with its traceback
+and tried again.
+"""
+
+from __future__ import annotations
+
+
+class OperatorError(Exception):
+    """Base of the operator's own errors; the message is one sentence for people."""
+
+
+class WaitError(OperatorError):
+    """Something outside is away; trying again later can succeed."""
+
+
+class ApiError(WaitError):
+    """The API server did not do what was asked; `status` is its HTTP code, 0 where it did not answer."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ConflictError(ApiError):
+    """The object changed since it was read; look at the fresh one."""
+
+
+class StorageUnavailableError(WaitError):
+    """MongoDB cannot be reached or does not do what was asked."""
+
+
+class SessionError(OperatorError):
+    """The session cannot be run as it is; `reason` is the reason of its condition."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class StartError(OperatorError):
+    """The operator cannot start; the process ends with the sentence and is started again by Kubernetes."""

@@ -1,0 +1,241 @@
+"""The only module with MongoDB: a database and a user per namespace, the sessions' records, and their changes.
+
+The operator connects as the administrator, never through a namespace's Secret. Names are derived from the namespace,
+never read back from the Secret.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import quote_plus, unquote_plus, urlsplit
+
+from pymongo import MongoClient
+from pymongo.database import Database
+from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.uri_parser import parse_uri
+
+from .cluster import Cluster
+from .errors import ConflictError, StorageUnavailableError
+from .jobs import TENANT_SECRET
+from .resource import Session
+
+log = logging.getLogger(__name__)
+
+COLLECTION = "sessions"
+RECORD_VERSION = 1
+ENSURE_SECONDS = 600.0
+"""How long a namespace's database, user and Secret are believed to be as they were left."""
+SELECTION_MS = 5_000
+SOCKET_MS = 20_000
+
+Document = dict[str, Any]
+T = TypeVar("T")
+
+
+def database_name(namespace: str, namespace_uid: str) -> str:
+    """Name of a namespace's database, at most MongoDB's 63 bytes; a namespace made again gets another."""
+    return f"trainings_{namespace[:44]}_{hashlib.sha256(namespace_uid.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True)
+class Server:
+    """How MongoDB is reached: by the operator with `uri` (secret), by trainers with a user of their own or the same."""
+
+    uri: str
+    managed_users: bool
+
+
+class Records:
+    """The namespaces' databases on one MongoDB deployment."""
+
+    def __init__(self, server: Server, cluster: Cluster) -> None:
+        self._server = server
+        self._cluster = cluster
+        self._client: MongoClient[Document] = MongoClient(
+            server.uri,
+            serverSelectionTimeoutMS=SELECTION_MS,
+            connectTimeoutMS=SELECTION_MS,
+            socketTimeoutMS=SOCKET_MS,
+            w="majority",
+            appname="trainingsession-operator",
+        )
+        self._ensured: dict[str, tuple[str, float]] = {}
+        self._lock = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
+
+    def close(self) -> None:
+        """End all connections; a waiting change stream ends with an error."""
+        self._client.close()
+
+    def ping(self) -> str:
+        """Say in one sentence why MongoDB cannot be used; empty when it can."""
+        try:
+            hello = self._client.admin.command("hello")
+        except PyMongoError as error:
+            return f"MongoDB cannot be used: {_words(error)}"
+        if not hello.get("setName"):
+            return "MongoDB is no replica set; start mongod with --replSet and initiate it."
+        return ""
+
+    def prepare(self, session: Session) -> Document:
+        """Make sure of the namespace's database, user and Secret and of the session's record; return the record.
+
+        Raises StorageUnavailableError, and ApiError for the Secret.
+        """
+        database = self._namespace_database(session.namespace)
+        sessions = database[COLLECTION]
+        found = _storage("read the record", lambda: sessions.find_one({"_id": session.uid}))
+        if found is not None and found.get("recordVersion") is not None:
+            return found
+        fields = {
+            "recordVersion": RECORD_VERSION,
+            "namespace": session.namespace,
+            "name": session.name,
+            "deletionPolicy": "Retain",
+        }
+        stage = {"$set": {key: {"$literal": value} for key, value in fields.items()} | {"createdAt": "$$NOW"}}
+        _storage("create the record", lambda: sessions.update_one({"_id": session.uid}, [stage], upsert=True))
+        return _storage("read the record", lambda: sessions.find_one({"_id": session.uid})) or {}
+
+    def count_lost_job(self, session: Session) -> int:
+        """Note that the session's Job vanished; returns how often by now."""
+        database = self._namespace_database(session.namespace)
+        found = _storage(
+            "note a lost Job",
+            lambda: database[COLLECTION].find_one_and_update(
+                {"_id": session.uid}, {"$inc": {"jobsLost": 1}}, return_document=True
+            ),
+        )
+        return int((found or {}).get("jobsLost", 0))
+
+    def namespace_database(self, namespace: str, namespace_uid: str) -> Database[Document]:
+        """The database itself, for reading artifacts."""
+        return self._client[database_name(namespace, namespace_uid)]
+
+    def _namespace_database(self, namespace: str) -> Database[Document]:
+        with self._lock:
+            lock = self._locks.setdefault(namespace, threading.Lock())
+        with lock:
+            known, until = self._ensured.get(namespace, ("", 0.0))
+            if not known or time.monotonic() >= until:
+                uid = self._cluster.namespace_uid(namespace)
+                if uid is None:
+                    raise StorageUnavailableError(f"Namespace {namespace} is gone.")
+                known = database_name(namespace, uid)
+                self._ensure(namespace, known)
+                self._ensured[namespace] = (known, time.monotonic() + ENSURE_SECONDS)
+        return self._client[known]
+
+    def _ensure(self, namespace: str, database: str) -> None:
+        """Write the Secret first, then make the user match it: a crash between leaves nothing that cannot go on."""
+        present = self._cluster.secret(namespace, TENANT_SECRET)
+        password = _password((present or {}).get("uri", ""), database) or secrets.token_urlsafe(32)
+        wanted = {"uri": self._tenant_uri(database, password), "database": database}
+        if present is None or any(present.get(key) != value for key, value in wanted.items()):
+            try:
+                self._cluster.write_secret(namespace, TENANT_SECRET, wanted, exists=present is not None)
+            except ConflictError as error:
+                raise StorageUnavailableError("The namespace's Secret was written by somebody else just now.") from error
+            log.info("namespace %s: Secret %s written for database %s", namespace, TENANT_SECRET, database)
+        if self._server.managed_users:
+            self._ensure_user(database, password)
+
+    def _ensure_user(self, database: str, password: str) -> None:
+        roles = [{"role": "readWrite", "db": database}]
+        own = self._client[database]
+        try:
+            own.command("updateUser", database, pwd=password, roles=roles)
+        except OperationFailure as error:
+            if error.codeName != "UserNotFound":
+                raise StorageUnavailableError(f"The user of database {database} cannot be set: {_words(error)}") from error
+            _storage("create the user", lambda: own.command("createUser", database, pwd=password, roles=roles))
+            log.info("database %s: user made", database)
+        except PyMongoError as error:
+            raise StorageUnavailableError(f"MongoDB cannot be used: {_words(error)}") from error
+
+    def _tenant_uri(self, database: str, password: str) -> str:
+        if not self._server.managed_users:
+            parts = urlsplit(self._server.uri)
+            source = "" if "authSource=" in parts.query else "authSource=admin"
+            return parts._replace(path=f"/{database}", query="&".join(filter(None, (parts.query, source)))).geturl()
+        parts = urlsplit(self._server.uri)
+        hosts = parts.netloc.rpartition("@")[2]
+        options = [o for o in parts.query.split("&") if o and not o.lower().startswith(("authsource=", "authmechanism"))]
+        options.append(f"authSource={database}")
+        user = f"{quote_plus(database)}:{quote_plus(password)}"
+        return f"{parts.scheme}://{user}@{hosts}/{database}?{'&'.join(options)}"
+
+    def follow(self, changed: Callable[[str], None], lost: Callable[[], None], stop: threading.Event) -> None:
+        """Call `changed` with the UID of every record that changes, until `stop`.
+
+        A stream that ended is begun anew at now; `lost` is called then, because changes may have been missed.
+        """
+        pipeline = [
+            {"$match": {"ns.coll": COLLECTION, "operationType": {"$in": ["insert", "update", "replace"]}}},
+            {"$project": {"documentKey": 1}},
+        ]
+        pause = 1.0
+        while not stop.is_set():
+            try:
+                with self._client.watch(pipeline, max_await_time_ms=1_000) as stream:
+                    log.info("following the records' changes")
+                    lost()
+                    pause = 1.0
+                    while not stop.is_set():
+                        change = stream.try_next()
+                        if change is not None:
+                            changed(str(change["documentKey"]["_id"]))
+            except PyMongoError as error:
+                if stop.is_set():
+                    return
+                log.warning("lost the records' changes, trying again in %.0f s: %s", pause, _words(error))
+                stop.wait(pause)
+                pause = min(2 * pause, 30.0)
+
+
+def server_uri(hosts: str, replica_set: str, username: str, password: str) -> str:
+    """Give the administrator's URI of the chart's own MongoDB."""
+    credentials = f"{quote_plus(username)}:{quote_plus(password)}"
+    return f"mongodb://{credentials}@{hosts}/?replicaSet={replica_set}&authSource=admin"
+
+
+def check_uri(uri: str) -> str:
+    """Say in one sentence what is wrong with an administrator's URI; empty when nothing is. Never shows the URI."""
+    try:
+        parsed = parse_uri(uri, validate=True) if uri.startswith("mongodb://") else {"nodelist": [("srv", 0)]}
+    except (PyMongoError, ValueError):
+        return "The MongoDB URI is not valid; use mongodb://user:password@host:27017/?replicaSet=name&authSource=admin."
+    return "" if parsed["nodelist"] else "The MongoDB URI names no host."
+
+
+def _password(uri: str, database: str) -> str:
+    """Password of the namespace's own user in `uri`; empty where the URI is not the one that the operator writes."""
+    try:
+        parts = urlsplit(uri)
+        user, password = parts.username, parts.password
+    except ValueError:
+        return ""
+    return unquote_plus(password) if password and user == quote_plus(database) else ""
+
+
+def _storage(what: str, call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except PyMongoError as error:
+        raise StorageUnavailableError(f"MongoDB could not {what}: {_words(error)}") from error
+
+
+def _words(error: Exception) -> str:
+    """Give the driver's first sentence; its topology dump helps nobody at night."""
+    details: Mapping[str, Any] | None = getattr(error, "details", None)
+    text = str((details or {}).get("errmsg") or error)
+    return text.split(", Timeout:")[0].split("(configured timeouts")[0].strip()[:300]
+
+

@@ -1,0 +1,116 @@
+"""A TrainingSession as frozen dataclasses; they mirror `manifests/crd/trainingsessions.yaml`.
+
+The API server has validated the object and filled in the defaults. What the operator does not look at itself (the
+experiment) stays as it came and travels to the trainer, which validates it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from .errors import SessionError
+
+GROUP = "trainingsession.dev"
+VERSION = "v1alpha1"
+PLURAL = "trainingsessions"
+KIND = "TrainingSession"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the trainer pod may use; cpu and memory are Kubernetes quantities."""
+
+    gpus: int = 1
+    gpu_resource_name: str = "nvidia.com/gpu"
+    cpu: str = "2"
+    memory: str = "4Gi"
+
+
+@dataclass(frozen=True)
+class Scheduling:
+    """Where the trainer pod may run; tolerations as in a pod."""
+
+    node_selector: Mapping[str, str] = MappingProxyType({})
+    tolerations: tuple[Mapping[str, Any], ...] = ()
+    priority_class_name: str | None = None
+
+
+@dataclass(frozen=True)
+class RunPolicy:
+    """How failures and time are limited."""
+
+    backoff_limit: int = 2
+    active_deadline_seconds: int | None = None
+
+
+@dataclass(frozen=True)
+class Session:
+    """One TrainingSession; `spec` is the whole of it as the API server gave it."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: str
+    generation: int
+    spec: Mapping[str, Any]
+    status: Mapping[str, Any]
+    resources: Resources
+    scheduling: Scheduling
+    run_policy: RunPolicy
+    dataset_claim: str | None
+    weights_claim: str | None
+
+    @property
+    def title(self) -> str:
+        """namespace/name, as it stands in every log line."""
+        return f"{self.namespace}/{self.name}"
+
+
+def parse_session(resource: Mapping[str, Any]) -> Session:
+    """Read what the API server gave; raises SessionError where a newer schema or a missing one let something through."""
+    metadata = resource["metadata"]
+    spec = resource.get("spec")
+    try:
+        if not isinstance(spec, dict):
+            raise TypeError("spec is missing")  # noqa: TRY301 - one place words the sentence
+        resources, scheduling = spec.get("resources", {}), spec.get("scheduling", {})
+        policy = spec.get("runPolicy", {})
+        deadline = policy.get("activeDeadlineSeconds")
+        return Session(
+            namespace=metadata["namespace"],
+            name=metadata["name"],
+            uid=metadata["uid"],
+            resource_version=metadata["resourceVersion"],
+            generation=metadata.get("generation", 0),
+            spec=spec,
+            status=resource.get("status") or {},
+            resources=Resources(
+                gpus=int(resources.get("gpus", Resources.gpus)),
+                gpu_resource_name=str(resources.get("gpuResourceName", Resources.gpu_resource_name)),
+                cpu=str(resources.get("cpu", Resources.cpu)),
+                memory=str(resources.get("memory", Resources.memory)),
+            ),
+            scheduling=Scheduling(
+                node_selector=dict(scheduling.get("nodeSelector", {})),
+                tolerations=tuple(dict(item) for item in scheduling.get("tolerations", [])),
+                priority_class_name=scheduling.get("priorityClassName"),
+            ),
+            run_policy=RunPolicy(
+                backoff_limit=int(policy.get("backoffLimit", RunPolicy.backoff_limit)),
+                active_deadline_seconds=None if deadline is None else int(deadline),
+            ),
+            dataset_claim=spec["dataset"].get("claimName"),
+            weights_claim=spec["baseModel"].get("weightsFrom", {}).get("claimName"),
+        )
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise SessionError(
+            "InvalidSpec",
+            f"The spec cannot be read ({type(error).__name__}: {error}); "
+            "check that the definition in the cluster is that of this operator's version.",
+        ) from error
