@@ -120,7 +120,10 @@ class Rounds:
                     sentence="mongod's data has users but no replica set, so a standalone server made it; "
                     "give mongod an empty volume and load the data with mongorestore",
                 )
-            return State(ready=False, sentence=f"cannot initiate replica set {name} with {host} yet: {_brief(error)}")
+            hint = "that name must lead to this pod"
+            return State(
+                ready=False, sentence=f"cannot initiate replica set {name} with {host} yet; {hint}: {_brief(error)}"
+            )
         return State(ready=False, sentence=f"initiated replica set {name} with {host}")
 
     def _log_in(self, server: Client) -> State:
