@@ -62,7 +62,7 @@ def test_two_at_once_on_one_folder_are_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_used_is_said(tmp_path: Path) -> None:
     (tmp_path / "mongodb").mkdir()
-    (tmp_path / "mongodb" / "WiredTiger").write_text("garbage", "ascii")
+    (tmp_path / "mongodb" / "storage.bson").write_text("garbage", "ascii")
     with pytest.raises(StorageError, match="did not start; see"), embedded_mongod(tmp_path):
         pass
 
