@@ -14,6 +14,7 @@ cgroup=trainingsession-$checkout
 node=node
 dns_ip=10.96.0.10
 cni_network=trainingsession-$checkout
+node_processes=(etcd apiserver controller-manager scheduler containerd kubelet proxy coredns volumes)
 pause_image=localhost/trainingsession/pause:1
 # The kubelet insists on values of its own for these, for the whole machine.
 kubelet_sysctls=(vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops kernel.keys.root_maxkeys kernel.keys.root_maxbytes)
@@ -50,11 +51,14 @@ signal() {
 node_answers() {
   local name
   [[ $(cat "$dir/ready" 2>/dev/null) == "$binaries_hash" && -s $kubeconfig ]] || return 1
-  for name in etcd apiserver controller-manager scheduler containerd kubelet proxy coredns volumes; do running $name || return 1; done
+  for name in "${node_processes[@]}"; do running "$name" || return 1; done
   kc get --raw /readyz --request-timeout=10s >/dev/null 2>&1 && node_ready
 }
 
 node_ready() { kc get node "$node" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}' 2>/dev/null | grep -q True; }
+
+# By its service address, so that kube-proxy has done its part too.
+name_service_answers() { nsenter --net="/run/netns/$netns" timeout 2 bash -c "</dev/tcp/$dns_ip/53"; }
 
 # ---- cgroups -----------------------------------------------------------------------------------------------------------------------
 
@@ -133,6 +137,9 @@ node_up() {
   start volumes "$bin/volumes" --kubeconfig "$dir/conf/volumes" --root "$dir/volumes" --node "$node"
   apply_basics
   wait_for "the node" 90 "$hint" node_ready
+  wait_for "the cluster's name service" 60 "$hint" name_service_answers
+  local name
+  for name in "${node_processes[@]}"; do running "$name" || fail "$name ended soon after its start; see $dir/log/$name.log"; done
   echo "$binaries_hash" >"$dir/ready"
   say "The node came up in $((SECONDS - began)) s; its logs are in $dir/log."
 }
@@ -263,7 +270,6 @@ YAML
 start_coredns() {
   cat >"$dir/Corefile" <<CORE
 .:53 {
-  bind $node_ip
   errors
   kubernetes cluster.local in-addr.arpa {
     kubeconfig $dir/conf/coredns node

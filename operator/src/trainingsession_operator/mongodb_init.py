@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -120,7 +121,10 @@ class Rounds:
                     sentence="mongod's data has users but no replica set, so a standalone server made it; "
                     "give mongod an empty volume and load the data with mongorestore",
                 )
-            return State(ready=False, sentence=f"cannot initiate replica set {name} with {host} yet: {_brief(error)}")
+            hint = "that name must lead to this pod"
+            return State(
+                ready=False, sentence=f"cannot initiate replica set {name} with {host} yet; {hint}: {_brief(error)}"
+            )
         return State(ready=False, sentence=f"initiated replica set {name} with {host}")
 
     def _log_in(self, server: Client) -> State:
@@ -196,17 +200,18 @@ def _brief(error: Exception) -> str:
 
 
 class Health:
-    """The last round's outcome, for the probes."""
+    """The last round's outcome, for the probes; the clock gives seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
         self._state = State(ready=False, sentence="has not looked at mongod yet")
-        self._at = time.monotonic()
+        self._at = clock()
 
     def report(self, state: State) -> bool:
         """Take a round's outcome, log it where it is news, and say whether it was."""
         with self._lock:
-            changed, self._state, self._at = state != self._state, state, time.monotonic()
+            changed, self._state, self._at = state != self._state, state, self._clock()
         if changed:
             log.info("%s", state.sentence)
         return changed
@@ -214,7 +219,7 @@ class Health:
     def answer(self, path: str) -> State | None:
         """Answer a probe: /readyz by the last round's outcome, /healthz by its age; None for another path."""
         with self._lock:
-            age, state = time.monotonic() - self._at, self._state
+            age, state = self._clock() - self._at, self._state
         if path == "/healthz":
             return State(ready=age <= HUNG_SECONDS, sentence=f"looked at mongod {age:.0f} s ago")
         if path == "/readyz":

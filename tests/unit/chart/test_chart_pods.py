@@ -240,6 +240,8 @@ def test_the_pod_of_mongodb_is_found_by_name_before_it_is_ready(render):
     assert service["publishNotReadyAddresses"] is True
     statefulset = rendered.one("StatefulSet", MONGODB)["spec"]
     assert statefulset["serviceName"] == MONGODB
+    alias = {"ip": "127.0.0.1", "hostnames": [HOST.removesuffix(":27017")]}
+    assert statefulset["template"]["spec"]["hostAliases"] == [alias]
     assert service["selector"].items() <= statefulset["template"]["metadata"]["labels"].items()
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -125,3 +127,34 @@ def test_every_value_carries_a_comment(chart):
         is_block = not value.strip()
         assert is_block or lines[number - 1].strip().startswith("#"), f"values.yaml:{number + 1}: {key} has no comment"
     assert values["operator"]["resources"]
+
+
+def unknown_fields(value: Any, schema: dict[str, Any], path: str = "") -> list[str]:
+    """Fields of a manifest that the definition does not have; the API server would refuse or drop them."""
+    if isinstance(value, list):
+        return [name for item in value for name in unknown_fields(item, schema.get("items", {}), path)]
+    if not isinstance(value, dict) or schema.get("x-kubernetes-preserve-unknown-fields") or "properties" not in schema:
+        return []
+    found = [f"{path}.{key}" for key in value if key not in schema["properties"]]
+    for key, child in value.items():
+        found += unknown_fields(child, schema["properties"].get(key, {}), f"{path}.{key}")
+    return found
+
+
+@pytest.mark.parametrize("values", [{}, {"watchNamespaces": ["team-a"]}, {"mongodb": {"external": {"uriSecret": "u"}}}])
+def test_the_notes_name_what_is_there_and_their_session_is_valid(helm, render, chart, repo, values):
+    arguments = ("install", "trainingsession", str(chart), "-n", "ml-system", "--dry-run=client", "--values", "-")
+    done = helm(*arguments, stdin=json.dumps(values))
+    assert done.returncode == 0, done.stderr
+    notes = done.stdout.partition("\nNOTES:\n")[2]
+    names = {name.partition("/")[2] for name in render(values).names()}
+    for kind, name in re.findall(r"(deploy|sts)/([a-z0-9-]+)", notes):
+        assert name in names, f"{kind}/{name}"
+    assert ("sts/" in notes) == ("external" not in values.get("mongodb", {}))
+
+    session = yaml.safe_load(re.search(r"<<END\n(.*?)\nEND\n", notes, re.DOTALL)[1])
+    crd = yaml.safe_load((repo / "manifests/crd/trainingsessions.yaml").read_text())
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    jsonschema.Draft4Validator(schema).validate(session)
+    assert unknown_fields(session["spec"], schema["properties"]["spec"]) == []
+    assert session["kind"] == crd["spec"]["names"]["kind"]

@@ -19,7 +19,7 @@ from pymongo.errors import PyMongoError
 from .config import Session
 from .evaluation import Evaluation, metrics_of
 from .mongodb import Document, patiently
-from .records import Artifact
+from .records import Artifact, Published, Replaced, Result, SessionRecord
 from .training import History
 
 if TYPE_CHECKING:
@@ -83,6 +83,20 @@ def upload(
         remove(database, [artifact.id for artifact in done])
         raise
     return tuple(done)
+
+
+def publish(database: Database[Document], record: SessionRecord, result: Result) -> Published:
+    """Publish the result; artifacts that are certain not to be named by the record are removed."""
+    ids = [artifact.id for artifact in result.artifacts]
+    try:
+        published = record.publish(result)
+    except Replaced:
+        remove(database, ids)
+        raise
+    # Any other error leaves open whether the record names the files, so they stay.
+    if published is Published.BEFORE:
+        remove(database, ids)
+    return published
 
 
 def remove(database: Database[Document], ids: Iterable[str]) -> None:

