@@ -57,28 +57,21 @@ class Cluster:
 
     def check_access(self, namespaces: tuple[str, ...]) -> None:
         """Raise ApiError when sessions, Jobs or pods cannot be listed."""
-        for namespace in namespaces or (None,):
-            where = {"namespace": namespace} if namespace else {}
-            kind = "namespaced" if namespace else "all"
-            lists: dict[str, Callable[[], Any]] = {
-                "list sessions": lambda where=where: self._custom.list_namespaced_custom_object(
-                    GROUP, VERSION, plural=PLURAL, limit=1, **where
-                )
-                if where
-                else self._custom.list_cluster_custom_object(GROUP, VERSION, PLURAL, limit=1),
-                "list Jobs": lambda where=where, kind=kind: (
-                    self._batch.list_namespaced_job(limit=1, **where)
-                    if kind == "namespaced"
-                    else self._batch.list_job_for_all_namespaces(limit=1)
-                ),
-                "list pods": lambda where=where, kind=kind: (
-                    self.core.list_namespaced_pod(limit=1, **where)
-                    if kind == "namespaced"
-                    else self.core.list_pod_for_all_namespaces(limit=1)
-                ),
-            }
-            for what, call in lists.items():
-                self._call(what, call)
+        if namespaces:
+            for namespace in namespaces:
+                self._check_namespace(namespace)
+            return
+        self._call("list sessions", lambda: self._custom.list_cluster_custom_object(GROUP, VERSION, PLURAL, limit=1))
+        self._call("list Jobs", lambda: self._batch.list_job_for_all_namespaces(limit=1))
+        self._call("list pods", lambda: self.core.list_pod_for_all_namespaces(limit=1))
+
+    def _check_namespace(self, namespace: str) -> None:
+        self._call(
+            f"list sessions of {namespace}",
+            lambda: self._custom.list_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, limit=1),
+        )
+        self._call(f"list Jobs of {namespace}", lambda: self._batch.list_namespaced_job(namespace, limit=1))
+        self._call(f"list pods of {namespace}", lambda: self.core.list_namespaced_pod(namespace, limit=1))
 
     def session(self, namespace: str, name: str) -> Json | None:
         """The TrainingSession as it is now."""

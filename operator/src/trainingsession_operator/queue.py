@@ -1,4 +1,4 @@
-"""What kopf's `on.event` lacks: a work queue with one worker at a time per key, delays, and retries with growing pauses.
+"""What kopf's `on.event` lacks: a work queue with one worker at a time per key, delays and growing pauses.
 
 A key that is added while it is worked on is worked on again afterwards; added many times before, it is worked on once.
 """

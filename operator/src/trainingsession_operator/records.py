@@ -142,7 +142,9 @@ class Records:
             try:
                 self._cluster.write_secret(namespace, TENANT_SECRET, wanted, exists=present is not None)
             except ConflictError as error:
-                raise StorageUnavailableError("The namespace's Secret was written by somebody else just now.") from error
+                raise StorageUnavailableError(
+                    "The namespace's Secret was written by somebody else just now."
+                ) from error
             log.info("namespace %s: Secret %s written for database %s", namespace, TENANT_SECRET, database)
         if self._server.managed_users:
             self._ensure_user(database, password)
@@ -153,8 +155,10 @@ class Records:
         try:
             own.command("updateUser", database, pwd=password, roles=roles)
         except OperationFailure as error:
-            if error.codeName != "UserNotFound":
-                raise StorageUnavailableError(f"The user of database {database} cannot be set: {_words(error)}") from error
+            if (error.details or {}).get("codeName") != "UserNotFound":
+                raise StorageUnavailableError(
+                    f"The user of database {database} cannot be set: {_words(error)}"
+                ) from error
             _storage("create the user", lambda: own.command("createUser", database, pwd=password, roles=roles))
             log.info("database %s: user made", database)
         except PyMongoError as error:
@@ -167,7 +171,9 @@ class Records:
             return parts._replace(path=f"/{database}", query="&".join(filter(None, (parts.query, source)))).geturl()
         parts = urlsplit(self._server.uri)
         hosts = parts.netloc.rpartition("@")[2]
-        options = [o for o in parts.query.split("&") if o and not o.lower().startswith(("authsource=", "authmechanism"))]
+        options = [
+            o for o in parts.query.split("&") if o and not o.lower().startswith(("authsource=", "authmechanism"))
+        ]
         options.append(f"authSource={database}")
         user = f"{quote_plus(database)}:{quote_plus(password)}"
         return f"{parts.scheme}://{user}@{hosts}/{database}?{'&'.join(options)}"
@@ -177,7 +183,7 @@ class Records:
 
         A stream that ended is begun anew at now; `lost` is called then, because changes may have been missed.
         """
-        pipeline = [
+        pipeline: list[Mapping[str, Any]] = [
             {"$match": {"ns.coll": COLLECTION, "operationType": {"$in": ["insert", "update", "replace"]}}},
             {"$project": {"documentKey": 1}},
         ]
@@ -236,6 +242,4 @@ def _words(error: Exception) -> str:
     """Give the driver's first sentence; its topology dump helps nobody at night."""
     details: Mapping[str, Any] | None = getattr(error, "details", None)
     text = str((details or {}).get("errmsg") or error)
-    return text.split(", Timeout:")[0].split("(configured timeouts")[0].strip()[:300]
-
-
+    return text.split(", Timeout:", maxsplit=1)[0].split("(configured timeouts", maxsplit=1)[0].strip()[:300]

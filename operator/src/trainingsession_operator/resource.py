@@ -73,7 +73,7 @@ class Session:
 
 
 def parse_session(resource: Mapping[str, Any]) -> Session:
-    """Read what the API server gave; raises SessionError where a newer schema or a missing one let something through."""
+    """Read what the API server gave; raises SessionError where another schema let something through."""
     metadata = resource["metadata"]
     spec = resource.get("spec")
     try:

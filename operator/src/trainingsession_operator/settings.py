@@ -77,5 +77,7 @@ def _one_of(environment: Mapping[str, str], name: str, values: tuple[str, ...]) 
 def _number(environment: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
     text = environment.get(name) or str(default)
     if not text.isdecimal() or not least <= int(text) <= most:
-        raise StartError(f'the environment variable {name} is "{text}"; set it to a whole number from {least} to {most}')
+        raise StartError(
+            f'the environment variable {name} is "{text}"; set it to a whole number from {least} to {most}'
+        )
     return int(text)

@@ -1,0 +1,29 @@
+"""`python -m trainingsession_operator`: the process of the operator's Deployment."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from .errors import StartError
+from .main import configure_logging, run
+from .settings import read_settings
+
+
+def main() -> int:
+    """Run the operator; returns the exit code."""
+    configure_logging("info")
+    try:
+        settings = read_settings(os.environ)
+        configure_logging(settings.log_level)
+        logging.getLogger().setLevel(settings.log_level.upper())
+        run(settings)
+    except StartError as error:
+        logging.getLogger(__name__).error("cannot start: %s", error)  # noqa: TRY400 - the sentence says it all
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

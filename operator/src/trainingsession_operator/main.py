@@ -1,0 +1,169 @@
+"""Start-up, kopf's settings, probes and shutdown."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+import kopf
+from kubernetes.client import ApiException
+
+from . import records
+from .cluster import DEFINITION, Cluster, connect
+from .errors import ApiError, StartError
+from .handlers import subscribe
+from .health import Watchdog, serve_readiness, why_dead
+from .index import SessionIndex
+from .jobs import MANAGED_BY, MANAGED_LABEL
+from .mongodb_server import ServerSecretError, ensure_server_secret
+from .queue import WorkQueue
+from .reconcile import Reconciler
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+
+LIVENESS = "http://0.0.0.0:8080/healthz"
+READINESS_PORT = 8081
+STOP_SECONDS = 8.0
+RECORD_PAUSE = 1.0
+"""A trainer's progress comes every few seconds; many records' changes become one look."""
+PING_SECONDS = 10.0
+
+
+def kopf_settings() -> kopf.OperatorSettings:
+    """Set what kopf's defaults would get wrong here; each line says why."""
+    settings = kopf.OperatorSettings()
+    # A limit below the number of objects indexed at the start can deadlock it; handlers only put keys on a queue.
+    settings.queueing.worker_limit = None
+    # No other kopf operator is a peer, and no peering resource is looked for.
+    settings.peering.standalone = True
+    # The definition is checked once at the start; a permanent scan would need rights on all definitions.
+    settings.scanning.disabled = True
+    # With the defaults, 54 seconds of errors from the API server end the process.
+    settings.networking.error_backoffs = (1, 2, 3, 5, 8, 13, 21, *[30] * 20)
+    settings.networking.request_timeout = 30
+    # A watch ends after 10 minutes by itself, and after 70 s without an event or a bookmark.
+    settings.watching.server_timeout = 600
+    settings.watching.connect_timeout = 30
+    # Filtered by the server: other people's Jobs and pods cost nothing.
+    settings.watching.label_selectors["batch", "v1", "jobs"] = f"{MANAGED_LABEL}={MANAGED_BY}"
+    settings.watching.label_selectors["", "v1", "pods"] = f"{MANAGED_LABEL}={MANAGED_BY}"
+    # The operator posts its own few Events.
+    settings.posting.enabled = False
+    return settings
+
+
+def run(settings: Settings) -> None:
+    """Run until SIGTERM; raises StartError when the cluster is not ready for the operator."""
+    api = connect(settings.workers + 4)
+    cluster = Cluster(api)
+    _check_cluster(cluster, settings)
+    uri = mongodb_uri(cluster, settings)
+    store = records.Records(records.Server(uri, settings.mongodb_users == "managed"), cluster)
+
+    index, watchdog, stop = SessionIndex(), Watchdog(), threading.Event()
+    reconciler = Reconciler(settings, cluster, store, written=watchdog.wrote, gone=watchdog.forget)
+    queue = WorkQueue(reconciler.look, settings.workers)
+    registry = subscribe(queue, index, watchdog, lambda: why_dead(watchdog, queue))
+
+    def record_changed(uid: str) -> None:
+        key = index.find(uid)
+        if key:
+            queue.add(key, RECORD_PAUSE)
+
+    def records_lost() -> None:
+        for key in index.live():
+            queue.add(key)
+
+    readiness = _Readiness(store)
+    server = serve_readiness(READINESS_PORT, readiness.why_not)
+    followers = [
+        threading.Thread(target=store.follow, args=(record_changed, records_lost, stop), name="records", daemon=True),
+        threading.Thread(target=readiness.keep_asking, args=(stop,), name="mongodb", daemon=True),
+    ]
+    for thread in followers:
+        thread.start()
+    queue.start()
+    where = ", ".join(settings.namespaces) or "all namespaces"
+    log.info("serving sessions of %s with %d workers and trainer %s", where, settings.workers, settings.trainer_image)
+    try:
+        kopf.run(
+            registry=registry,
+            settings=kopf_settings(),
+            standalone=True,
+            clusterwide=not settings.namespaces,
+            namespaces=list(settings.namespaces),
+            liveness_endpoint=LIVENESS,
+        )
+    finally:
+        stop.set()
+        server.shutdown()
+        if not queue.stop(STOP_SECONDS):
+            log.warning("stopped in the middle of some work; the next operator does it again")
+        store.close()
+        log.info("stopped")
+
+
+class _Readiness:
+    """Ready while MongoDB can be used; asked in the background, so that a probe never waits."""
+
+    def __init__(self, store: records.Records) -> None:
+        self._store = store
+        self._reason = "MongoDB has not been asked yet"
+
+    def why_not(self) -> str:
+        return self._reason
+
+    def keep_asking(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            reason = self._store.ping()
+            if reason != self._reason:
+                log.log(logging.WARNING if reason else logging.INFO, reason or "MongoDB can be used")
+            self._reason = reason
+            stop.wait(PING_SECONDS if not reason else 1.0)
+
+
+def _check_cluster(cluster: Cluster, settings: Settings) -> None:
+    try:
+        if not cluster.is_defined():
+            raise StartError(
+                f"the definition {DEFINITION} is not served; install the chart, "
+                "or apply manifests/crd/trainingsessions.yaml"
+            )
+        cluster.check_access(settings.namespaces)
+    except ApiError as error:
+        raise StartError(f"the operator {error}; check its ClusterRole and the API server") from error
+
+
+def mongodb_uri(cluster: Cluster, settings: Settings) -> str:
+    if settings.mongodb_uri_file:
+        try:
+            uri = Path(settings.mongodb_uri_file).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise StartError(f"the MongoDB URI cannot be read from {settings.mongodb_uri_file}: {error}") from error
+        wrong = records.check_uri(uri)
+        if wrong:
+            raise StartError(f"{settings.mongodb_uri_file}: {wrong}")
+        return uri
+    try:
+        found = ensure_server_secret(cluster.core, settings.pod_namespace, settings.mongodb_server_secret)
+    except (ServerSecretError, ApiException) as error:
+        secret = f"{settings.pod_namespace}/{settings.mongodb_server_secret}"
+        raise StartError(f"the Secret {secret} cannot be used: {_first_line(error)}") from error
+    return records.server_uri(settings.mongodb_hosts, settings.mongodb_replica_set, found.username, found.password)
+
+
+def _first_line(error: Exception) -> str:
+    return str(getattr(error, "reason", None) or error).splitlines()[0]
+
+
+def configure_logging(level: str) -> None:
+    """Write one line per event to standard error: time in UTC, level, what happened."""
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
+    )
+    for chatty in ("kopf", "kubernetes", "pymongo", "urllib3", "asyncio", "aiohttp"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))

@@ -1,0 +1,92 @@
+"""What a session's pods say: pure. The scheduler's, puller's and kernel's own words, and how an attempt ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import record_view
+from .jobs import CONTAINER
+from .resource import Json
+
+OUT_OF_MEMORY = "OOMKilled"
+KILLED = 137
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Why a pod does not run yet."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an attempt ended."""
+
+    pod: str
+    exit_code: int
+    out_of_memory: bool
+    message: str
+
+
+def container_state(pod: Mapping[str, Any]) -> Json:
+    """State of the trainer's container; empty where there is none yet."""
+    for status in pod.get("status", {}).get("containerStatuses") or []:
+        if status.get("name") == CONTAINER:
+            state: Json = status.get("state") or {}
+            return state
+    return {}
+
+
+def is_running(pod: Mapping[str, Any]) -> bool:
+    """Whether the trainer runs in it."""
+    return "running" in container_state(pod)
+
+
+def started_at(pods: Sequence[Mapping[str, Any]]) -> str | None:
+    """When the trainer first started, by the kubelet's clock."""
+    times = []
+    for pod in pods:
+        state = container_state(pod)
+        part = state.get("running") or state.get("terminated") or {}
+        if part.get("startedAt"):
+            times.append(part["startedAt"])
+    return min(times, default=None)
+
+
+def why_waiting(pod: Mapping[str, Any]) -> Waiting:
+    """Why this pod does not run yet, in the words of whoever holds it up."""
+    waiting = container_state(pod).get("waiting") or {}
+    if waiting.get("message"):
+        return Waiting(_reason(waiting.get("reason"), "ContainerWaiting"), waiting["message"])
+    for condition in pod.get("status", {}).get("conditions") or []:
+        if condition["type"] == "PodScheduled" and condition["status"] != "True" and condition.get("message"):
+            return Waiting(_reason(condition.get("reason"), "Unschedulable"), condition["message"])
+    return Waiting(_reason(waiting.get("reason"), "PodPending"), "The pod is being started.")
+
+
+def last_end(pods: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> Ended | None:
+    """How the newest ended attempt ended: the sentence from the record, else from the pod; None where none ended."""
+    for pod in reversed(pods):
+        terminated = container_state(pod).get("terminated")
+        if terminated:
+            name, code = pod["metadata"]["name"], int(terminated.get("exitCode", 1))
+            left = record_view.failure(record, pod["metadata"]["uid"])
+            # The record's sentence counts only for the exit code that the kubelet saw.
+            told = left[1] if left and left[0] == code else ""
+            message = told or " ".join((terminated.get("message") or "").split())[-1500:]
+            return Ended(name, code, terminated.get("reason") == OUT_OF_MEMORY, message)
+        if pod.get("status", {}).get("phase") == "Failed":
+            message = pod["status"].get("message") or pod["status"].get("reason") or "The pod ended without a word."
+            return Ended(pod["metadata"]["name"], KILLED, False, message)
+    return None
+
+
+def _reason(value: Any, otherwise: str) -> str:
+    """Give a reason that a condition may carry."""
+    return (
+        value if isinstance(value, str) and value.isalnum() and value[0].isupper() and len(value) <= 64 else otherwise
+    )

@@ -1,0 +1,135 @@
+"""What a status takes from a record: pure. The record is untrusted, because a user's own code may have written it.
+
+Types are checked, what is not finite is dropped, strings and lists are clipped to the bounds of the definition, so
+that no status patch can be refused for what a record says.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .resource import Json
+
+PHASES = {"Extracting": "Extracting", "Training": "Training", "Publishing": "Training"}
+LARGEST = 2**53
+MESSAGE_LENGTH = 4096
+
+
+def whole(value: Any, most: int = LARGEST) -> int | None:
+    """Give a whole number from 0 to `most`, or None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return min(int(value), most) if value >= 0 else None
+
+
+def decimals(value: Any) -> str | None:
+    """Give a finite number with four decimals, or None. Strings sort and compare where a number 1.0 is stored as 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or abs(value) > 1e12:
+        return None
+    return f"{value:.4f}"
+
+
+def text(value: Any, length: int) -> str | None:
+    """Give printable text of at most `length` characters, or None."""
+    if not isinstance(value, str):
+        return None
+    return "".join(c if c.isprintable() else " " for c in value[:length]).strip() or None
+
+
+def accuracy(record: Mapping[str, Any]) -> str | None:
+    """Give the published accuracy, a number from 0 to 1; None where nothing valid is published."""
+    value = _mapping(record.get("result")).get("accuracy")
+    shown = decimals(value)
+    return shown if shown is not None and value is not None and 0 <= value <= 1 else None
+
+
+def metrics(record: Mapping[str, Any]) -> list[Json]:
+    """Give the published metrics by name, at most 64."""
+    found: dict[str, Json] = {}
+    for item in _items(_mapping(record.get("result")).get("metrics")):
+        name, value = text(item.get("name"), 64), decimals(item.get("value"))
+        if name and value:
+            found.setdefault(name, {"name": name, "value": value})
+    return list(found.values())[:64]
+
+
+def artifacts(record: Mapping[str, Any]) -> list[Json]:
+    """Give the published artifacts by name, at most 64."""
+    found: dict[str, Json] = {}
+    for item in _items(_mapping(record.get("result")).get("artifacts")):
+        name, size = text(item.get("name"), 255), whole(item.get("bytes"))
+        identity, digest = item.get("id"), item.get("sha256")
+        if name and size is not None and _matches(identity, r"[0-9a-f]{24}") and _matches(digest, r"[0-9a-f]{64}"):
+            found.setdefault(name, {"name": name, "id": identity, "bytes": size, "sha256": digest})
+    return list(found.values())[:64]
+
+
+def progress(record: Mapping[str, Any], epochs_asked: int) -> Json:
+    """Give how far the trainer is."""
+    given = _mapping(record.get("progress"))
+    epoch, epochs = whole(given.get("epoch"), 10_000), whole(given.get("epochs"), 10_000) or epochs_asked
+    values = {
+        "epoch": epoch,
+        "epochs": epochs,
+        "summary": f"{epoch}/{epochs}" if epoch is not None else None,
+        "percent": whole(given.get("percent"), 100),
+        "remainingSeconds": whole(given.get("remainingSeconds")),
+        "loss": decimals(given.get("loss")),
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def samples(record: Mapping[str, Any]) -> Json:
+    """Give the images used."""
+    return _wholes(record.get("samples"), ("train", "validation", "test"))
+
+
+def features(record: Mapping[str, Any]) -> Json:
+    """Give where the features came from."""
+    given = _mapping(record.get("features"))
+    key = text(given.get("key"), 128)
+    return ({"key": key} if key else {}) | _wholes(given, ("shards", "reused", "computed"))
+
+
+def trainer(record: Mapping[str, Any]) -> Json:
+    """Give what ran."""
+    given = _mapping(record.get("trainer"))
+    image = text(given.get("image"), 512)
+    versions = {
+        name: version
+        for key, value in list(_mapping(given.get("versions")).items())[:16]
+        if (name := text(key, 64)) and (version := text(value, 64))
+    }
+    return ({"image": image} if image else {}) | ({"versions": versions} if versions else {})
+
+
+def phase(record: Mapping[str, Any]) -> str | None:
+    """Give the trainer's phase as the status names it."""
+    return PHASES.get(str(record.get("phase")))
+
+
+def failure(record: Mapping[str, Any], attempt: str) -> tuple[int, str] | None:
+    """Give exit code and sentence that this attempt left, or None."""
+    given = _mapping(record.get("failure"))
+    code, message = whole(given.get("exitCode"), 255), text(given.get("message"), MESSAGE_LENGTH // 2)
+    return (code, message) if code is not None and message and given.get("attempt") == attempt else None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _items(value: Any) -> list[Mapping[str, Any]]:
+    return [item for item in value[:256] if isinstance(item, Mapping)] if isinstance(value, list) else []
+
+
+def _wholes(value: Any, names: tuple[str, ...]) -> Json:
+    given = _mapping(value)
+    return {name: number for name in names if (number := whole(given.get(name))) is not None}
+
+
+def _matches(value: Any, pattern: str) -> bool:
+    return isinstance(value, str) and re.fullmatch(pattern, value) is not None

@@ -1,0 +1,91 @@
+"""Conditions, phase and the patch that brings a status there: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .resource import Json
+
+ACCEPTED, PODS_READY, RUNNING = "Accepted", "PodsReady", "Running"
+COMPLETE, FAILED, FINISHED = "Complete", "Failed", "Finished"
+CONDITIONS = (ACCEPTED, PODS_READY, RUNNING, COMPLETE, FAILED, FINISHED)
+MESSAGE_LENGTH = 4096
+
+
+class Reason:
+    """Why a condition is as it is. docs/reasons.md says what to do about each."""
+
+    ACCEPTED = "SpecAccepted"
+    SPEC_TOO_LARGE = "SpecTooLarge"
+    INVALID_SPEC = "InvalidSpec"
+
+    STORAGE_UNAVAILABLE = "StorageUnavailable"
+    JOB_REFUSED = "JobRefused"
+    JOB_CREATED = "JobCreated"
+    JOB_TERMINATING = "OldJobTerminating"
+    NAME_TAKEN = "JobNameTaken"
+    PODS_DENIED = "PodsDenied"
+    BACKING_OFF = "BackingOff"
+    TRAINER_RUNNING = "TrainerRunning"
+    NOT_RUNNING = "NotRunning"
+    NOT_FINISHED = "NotFinished"
+
+    SUCCEEDED = "ResultPublished"
+    BAD_SPEC = "SpecRefusedByTrainer"
+    BAD_DATA = "BadData"
+    ACCELERATOR_MISSING = "AcceleratorMissing"
+    OUT_OF_MEMORY = "OutOfMemory"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
+    JOB_FAILED = "JobFailed"
+    JOB_LOST = "JobLost"
+    RESULT_MISSING = "ResultMissing"
+
+
+@dataclass(frozen=True)
+class State:
+    """One condition's say: "True", "False" or "Unknown", with its reason and message."""
+
+    status: str
+    reason: str
+    message: str
+
+
+def is_finished(status: Mapping[str, Any]) -> bool:
+    """Whether the session is at either end."""
+    return any(c.get("type") == FINISHED and c.get("status") == "True" for c in status.get("conditions") or [])
+
+
+def conditions(states: Mapping[str, State], before: Mapping[str, Any], generation: int, now: str) -> list[Json]:
+    """Give all six conditions; lastTransitionTime moves only where the status does."""
+    known = {c.get("type"): c for c in before.get("conditions") or []}
+    written = []
+    for kind in CONDITIONS:
+        state, old = states[kind], known.get(kind, {})
+        moved = old.get("status") != state.status or not old.get("lastTransitionTime")
+        written.append(
+            {
+                "type": kind,
+                "status": state.status,
+                "observedGeneration": generation,
+                "lastTransitionTime": now if moved else old["lastTransitionTime"],
+                "reason": state.reason,
+                "message": state.message[:MESSAGE_LENGTH],
+            }
+        )
+    return written
+
+
+def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> Json:
+    """Give the JSON merge patch from `old` to `new`: only what differs, null for what is gone; empty where equal."""
+    patch: Json = {key: None for key in old if key not in new}
+    for key, value in new.items():
+        if isinstance(value, Mapping) and isinstance(old.get(key), Mapping):
+            inner = merge_patch(old[key], value)
+            if inner:
+                patch[key] = inner
+        elif old.get(key) != value:
+            patch[key] = value
+    return patch
