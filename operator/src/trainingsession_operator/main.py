@@ -138,6 +138,7 @@ def _check_cluster(cluster: Cluster, settings: Settings) -> None:
 
 
 def mongodb_uri(cluster: Cluster, settings: Settings) -> str:
+    """Give the administrator's URI, from a file or the server Secret; raises StartError."""
     if settings.mongodb_uri_file:
         try:
             uri = Path(settings.mongodb_uri_file).read_text(encoding="utf-8").strip()
