@@ -1,7 +1,7 @@
 """Packs an image in OCI layout for `ctr images import`, without the layers that the node already has.
 
-pack_image.py LAYOUT NAME            reads the digests of the node's content from stdin, writes the archive to stdout
-pack_image.py --size LAYOUT LAYERS   says how large the image is, and how much of it lies above its first LAYERS layers
+pack_image.py LAYOUT NAME                  reads the digests of the node's content from stdin, writes the archive to stdout
+pack_image.py --size STORAGE IMAGE BASE    says how large the image is; both images as `buildah inspect` describes them
 """
 
 import io
@@ -46,14 +46,19 @@ def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     archive.addfile(member, io.BytesIO(content))
 
 
-def size(layout: Path, base_layers: int) -> str:
-    """The image's size as unpacked layers, in words."""
-    layers = [layer["size"] / 1e6 for layer in manifest_of(layout)[1]["layers"]]
-    return f"{sum(layers):.0f} MB, {sum(layers[base_layers:]):.0f} MB above its base"
+def size(storage: Path, image: str, base: str) -> str:
+    """The image's size on disk, in words, and how much of it is not its base's."""
+    records = next(storage.glob("*-layers/layers.json")).read_text()
+    bytes_of = {layer["diff-digest"]: layer["diff-size"] for layer in json.loads(records) if "diff-digest" in layer}
+
+    def total(description: str) -> float:
+        return sum(bytes_of[layer] for layer in json.loads(description)["OCIv1"]["rootfs"]["diff_ids"]) / 1e6
+
+    return f"{total(image):.0f} MB, {total(image) - total(base):.0f} MB above its base"
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "--size":
-        print(size(Path(sys.argv[2]), int(sys.argv[3])))
+        print(size(Path(sys.argv[2]), sys.argv[3], sys.argv[4]))
     else:
         pack(Path(sys.argv[1]), sys.argv[2], set(sys.stdin.read().split()))
