@@ -38,6 +38,12 @@ fail() {
 
 kc() { "$bin/kubectl" --kubeconfig "$kubeconfig" "$@"; }
 
+# A namespace under the strictest of the pod security standards: what runs in it has to live with that.
+restricted_namespace() {
+  kc get namespace "$1" >/dev/null 2>&1 || kc create namespace "$1" >/dev/null
+  kc label namespace "$1" pod-security.kubernetes.io/enforce=restricted --overwrite >/dev/null
+}
+
 provider() { cat "$state/provider" 2>/dev/null || true; }
 
 # minutes_and_seconds SECONDS
