@@ -35,7 +35,7 @@ def connect(threads: int) -> client.ApiClient:
     settings = client.Configuration.get_default_copy()
     settings.connection_pool_maxsize = threads
     # Reconciling is repeated by the queue; a hidden second layer of retries would only delay it.
-    settings.retries = urllib3.Retry(connect=1, read=0, redirect=0, status=0)
+    settings.retries = urllib3.Retry(total=1, read=0, redirect=0, status=0)
     return client.ApiClient(settings)
 
 
@@ -47,6 +47,12 @@ class Cluster:
         self.core = client.CoreV1Api(api)
         self._batch = client.BatchV1Api(api)
         self._custom = client.CustomObjectsApi(api)
+        # The generated client offers no content type for patches of custom objects, and its own guess (strategic merge)
+        # is refused for them; a default header of a client of its own sets it.
+        patching = client.ApiClient(api.configuration)
+        patching.rest_client = api.rest_client
+        patching.set_default_header("Content-Type", MERGE_PATCH)
+        self._patching = client.CustomObjectsApi(patching)
         self._definitions = client.ApiextensionsV1Api(api)
 
     def is_defined(self) -> bool:
@@ -93,14 +99,13 @@ class Cluster:
         }
         done = self._call(
             f"write the status of {session.title}",
-            lambda: self._custom.patch_namespaced_custom_object_status(
+            lambda: self._patching.patch_namespaced_custom_object_status(
                 GROUP,
                 VERSION,
                 session.namespace,
                 PLURAL,
                 session.name,
                 body,
-                _content_type=MERGE_PATCH,
                 _request_timeout=REQUEST_SECONDS,
             ),
         )
@@ -251,7 +256,8 @@ class Cluster:
             kind = ConflictError if error.status == HTTPStatus.CONFLICT else ApiError
             raise kind(message, error.status or 0) from error
         except urllib3.exceptions.HTTPError as error:
-            raise ApiError(f"cannot {what}: the API server does not answer ({type(error).__name__})") from error
+            cause = getattr(error, "reason", None) or error
+            raise ApiError(f"cannot {what}: the API server does not answer ({cause})") from error
         plain: Json = self._api.sanitize_for_serialization(answer)
         return plain
 

@@ -20,6 +20,8 @@ def subscribe(
 ) -> kopf.OperatorRegistry:
     """Give the registry with all of kopf's handlers."""
     registry = kopf.OperatorRegistry()
+    # kopf's own registry has this by default; it asks again when a token has expired.
+    kopf.on.login(registry=registry)(kopf.login_via_client)
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     def session_changed(event: Mapping[str, Any], **_: Any) -> None:

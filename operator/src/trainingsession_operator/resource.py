@@ -7,8 +7,7 @@ experiment) stays as it came and travels to the trainer, which validates it agai
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import SessionError
@@ -36,7 +35,7 @@ class Resources:
 class Scheduling:
     """Where the trainer pod may run; tolerations as in a pod."""
 
-    node_selector: Mapping[str, str] = MappingProxyType({})
+    node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Mapping[str, Any], ...] = ()
     priority_class_name: str | None = None
 
