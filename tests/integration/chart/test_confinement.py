@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from real_cluster import Cluster, Finished
+from trainingsession_operator.jobs import build_job
+from trainingsession_operator.resource import parse_session
+from trainingsession_operator.settings import read_settings
 
 Change = Callable[[dict[str, Any]], Any]
 SESSION = {
@@ -105,6 +109,20 @@ def test_its_secrets_and_jobs_are_taken(account):
     ):
         done = account.create(manifest)
         assert done.code == 0, done.stderr
+
+
+@pytest.mark.parametrize("sample", ["digits", "complete"])
+def test_the_jobs_that_the_operator_builds_are_taken(account, repo, sample):
+    session = yaml.safe_load((repo / f"manifests/samples/{sample}.yaml").read_text())
+    session["metadata"] |= {
+        "namespace": account.namespace,
+        "uid": SESSION["uid"],
+        "resourceVersion": "1",
+        "generation": 1,
+    }
+    settings = read_settings({"TRAINER_IMAGE": "trainingsession/trainer:dev", "MONGODB_HOSTS": "mongodb:27017"})
+    done = account.create(build_job(parse_session(session), settings))
+    assert done.code == 0, done.stderr
 
 
 def test_the_secret_of_a_server_elsewhere_is_refused(account):
