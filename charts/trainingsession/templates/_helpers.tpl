@@ -101,10 +101,10 @@ capabilities:
   verbs: [patch]
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [create, get, list, watch, patch, delete]
+  verbs: [create, get, list, watch, patch]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 # Denials of quota and pod security exist only as Events of the Job.
 - apiGroups: [""]
   resources: [events]
@@ -113,7 +113,7 @@ capabilities:
 - apiGroups: [""]
   resources: [secrets]
   resourceNames: [trainingsession-mongodb]
-  verbs: [get, update, delete]
+  verbs: [get, update]
 # RBAC cannot limit create to a name; the admission policy does.
 - apiGroups: [""]
   resources: [secrets]

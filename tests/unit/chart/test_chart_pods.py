@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+
+from trainingsession_operator.mongodb_init import read_arguments
+from trainingsession_operator.settings import read_settings
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 EXTERNAL = {"mongodb": {"external": {"uriSecret": "atlas"}}}
@@ -153,6 +156,22 @@ def test_settings_of_the_values_reach_the_operator(render):
     assert told["TRAINER_IMAGE_PULL_SECRETS"] == "one,two"
 
 
+@pytest.mark.parametrize("values", [{}, EXTERNAL], ids=["own MongoDB", "external MongoDB"])
+def test_the_operator_reads_every_setting_that_the_chart_gives(render, values):
+    class Recorded(dict[str, str]):
+        asked: ClassVar[set[str]] = set()
+
+        def get(self, key: str, default: str | None = None) -> Any:
+            self.asked.add(key)
+            return super().get(key, default)
+
+    told = environment(render(values))
+    settings = read_settings(Recorded(told))
+    assert set(told) <= Recorded.asked
+    assert settings.trainer_image == told["TRAINER_IMAGE"]
+    assert settings.workers == 16
+
+
 @pytest.mark.parametrize(
     ("image", "reference"),
     [
@@ -208,8 +227,6 @@ def test_mongod_and_its_sidecar_agree_on_the_replica_set(render):
 
 
 def test_the_sidecar_understands_its_arguments(render):
-    from trainingsession_operator.mongodb_init import read_arguments
-
     arguments = container(render().pods()[MONGODB], "init")["args"]
     told = dataclasses.asdict(read_arguments(arguments))
     assert told["mongod"] == "127.0.0.1:27017"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -31,10 +33,10 @@ def served(names: tuple[str, ...] = ("trainingsession-mongodb",)) -> set[tuple[s
     return {
         *(("trainingsession.dev", "trainingsessions", (), verb) for verb in ("get", "list", "watch")),
         ("trainingsession.dev", "trainingsessions/status", (), "patch"),
-        *(("batch", "jobs", (), verb) for verb in ("create", "get", "list", "watch", "patch", "delete")),
-        *(("", "pods", (), verb) for verb in ("get", "list", "watch")),
+        *(("batch", "jobs", (), verb) for verb in ("create", "get", "list", "watch", "patch")),
+        *(("", "pods", (), verb) for verb in ("list", "watch")),
         *(("", "events", (), verb) for verb in ("create", "list")),
-        *(("", "secrets", names, verb) for verb in ("get", "update", "delete")),
+        *(("", "secrets", names, verb) for verb in ("get", "update")),
         ("", "secrets", (), "create"),
     }
 
@@ -46,6 +48,49 @@ def test_the_operator_has_these_rights_and_no_other(render):
     server = ("", "secrets", ("trainingsession-mongodb-server",), "get")
     assert rules(rendered.one("Role", f"{OPERATOR}-server")) == {server, ("", "secrets", (), "create")}
     assert len(rendered.kind("ClusterRole")) == len(rendered.kind("Role")) == 1
+
+
+VERBS = {
+    "read": "get",
+    "get": "get",
+    "list": "list",
+    "create": "create",
+    "patch": "patch",
+    "replace": "update",
+    "delete": "delete",
+}
+RESOURCES = {
+    "job": ("batch", "jobs"),
+    "pod": ("", "pods"),
+    "event": ("", "events"),
+    "secret": ("", "secrets"),
+    "custom_object": ("trainingsession.dev", "trainingsessions"),
+    "custom_object_status": ("trainingsession.dev", "trainingsessions/status"),
+    "namespace": ("", "namespaces"),
+    "custom_resource_definition": ("apiextensions.k8s.io", "customresourcedefinitions"),
+}
+
+
+def asked_for(source: str) -> set[tuple[str, str, str]]:
+    """The rights that calls of the Kubernetes client need, by the names of its methods: group, resource, verb."""
+    needed = set()
+    for node in ast.walk(ast.parse(source)):
+        name = node.attr if isinstance(node, ast.Attribute) else ""
+        match = re.fullmatch(rf"({'|'.join(VERBS)})_(?:namespaced_|cluster_)?(\w+?)(?:_for_all_namespaces)?", name)
+        if match and match[2] in RESOURCES:
+            needed.add((*RESOURCES[match[2]], VERBS[match[1]]))
+    return needed
+
+
+def test_the_rights_are_what_the_operator_s_code_asks_for(render, repo):
+    package = repo / "operator/src/trainingsession_operator"
+    needed = asked_for((package / "cluster.py").read_text()) | asked_for((package / "mongodb_server.py").read_text())
+    # kopf lists and watches what handlers.py subscribes to.
+    watched = {("trainingsession.dev", "trainingsessions"), ("batch", "jobs"), ("", "pods")}
+    needed |= {(*resource, verb) for resource in watched for verb in ("list", "watch")}
+    rendered = render()
+    given = rules(rendered.one("ClusterRole", OPERATOR)) | rules(rendered.one("Role", f"{OPERATOR}-server"))
+    assert {(group, resource, verb) for group, resource, _, verb in given} == needed
 
 
 @pytest.mark.parametrize("values", [{}, {"watchNamespaces": ["a"]}, {"mongodb": {"external": {"uriSecret": "atlas"}}}])

@@ -49,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     stop = StopFlag()
     stop.install()
+    # TensorFlow's own notes on the processor it runs on would drown the lines that matter.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     options = command_line().parse_args(arguments)
     try:
         options.action(options, stop)

@@ -41,8 +41,8 @@ def validation_mask(labels: NDArray[np.int32], split: Decimal) -> NDArray[np.boo
     """Say which images are held back for validation; `labels` [n] are those of the first n images in order.
 
     Image r of its class is, where floor((r + 1) * split) > floor(r * split). Counted within the class, every class
-    gives its share (in the merged order the classes follow each other too regularly for that); and since r does not depend on
-    n, an image stays on its side when the subset grows.
+    gives its share: in the merged order the classes follow each other too regularly for that. And since r does not
+    depend on n, an image stays on its side when the subset grows.
     """
     share = Fraction(split)
     steps = [(r * share.numerator) // share.denominator for r in range(len(labels) + 1)]

@@ -1,0 +1,76 @@
+"""Sessions without a cluster: a YAML file in, the table that kubectl would show out, the model by a printed command."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+QUICK = {
+    "apiVersion": "trainingsession.dev/v1alpha1",
+    "kind": "TrainingSession",
+    "metadata": {"name": "quick"},
+    "spec": {
+        "dataset": {"name": "digits", "subset": 0.25},
+        "baseModel": {"name": "ResNet50", "weights": "none", "inputSize": [32, 32]},
+        "training": {"epochs": 3, "optimizer": {"name": "adam"}},
+        "resources": {"gpus": 0},
+    },
+}
+
+
+def trainer(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "trainingsession_trainer", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("local")
+
+
+@pytest.fixture(scope="module")
+def first(folder: Path) -> subprocess.CompletedProcess[str]:
+    (folder / "quick.yaml").write_text(yaml.safe_dump(QUICK), "utf-8")
+    return trainer(folder, "run", "quick.yaml", "--data", "data")
+
+
+def test_it_prints_the_table_of_kubectl(first) -> None:
+    assert first.returncode == 0, first.stderr
+    header, row = re.search(r"^(NAME .*)\n(quick .*)$", first.stdout, re.MULTILINE).groups()
+    assert header.split() == ["NAME", "PHASE", "ACCURACY", "EPOCH", "DATASET", "SUBSET", "BASE", "OPTIMIZER", "AGE"]
+    cells = row.split()
+    assert cells[:2] == ["quick", "Succeeded"]
+    assert re.fullmatch(r"[01]\.\d{4}", cells[2])
+    assert cells[3:8] == ["3/3", "digits", "0.25", "ResNet50", "adam"]
+    assert re.fullmatch(r"\d+[sm]\S*", cells[8])
+    assert header.index("AGE") == row.index(cells[8], row.index("adam"))
+
+
+def test_the_printed_command_fetches_the_model(first, folder: Path) -> None:
+    (line,) = [line for line in first.stdout.splitlines() if " download quick/model.keras " in line]
+    done = subprocess.run(shlex.split(line), cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "model.keras").read_bytes()[:2] == b"PK"
+    assert "sha256" in done.stdout
+
+
+def test_the_next_session_finds_the_features(first, folder: Path) -> None:
+    again = trainer(folder, "run", "quick.yaml", "--data", "data")
+    assert again.returncode == 0, again.stderr
+    accuracy = re.compile(r"Accuracy (\d\.\d{4})")
+    assert accuracy.search(again.stdout)[1] == accuracy.search(first.stdout)[1]
+    assert re.search(r"[1-9][\d,]* reused", again.stdout)
+
+
+def test_a_session_that_cannot_work_ends_with_its_sentence_and_without_a_traceback(folder: Path) -> None:
+    bad = {**QUICK, "spec": {**QUICK["spec"], "training": {"epochs": 0}}}
+    (folder / "bad.yaml").write_text(yaml.safe_dump(bad), "utf-8")
+    done = trainer(folder, "run", "bad.yaml", "--data", "data")
+    assert done.returncode == 64
+    assert done.stderr.strip() == "spec.training.epochs is 0; it must be at least 1 and at most 10000."

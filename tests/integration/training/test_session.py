@@ -1,0 +1,233 @@
+"""The trainer as a pod runs it: files in, one process, exit code, record and artifacts out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import gridfs
+import pytest
+from bson import ObjectId
+
+from trainingsession_trainer.mongodb import connect
+from trainingsession_trainer.records import create_record
+from trainingsession_trainer.yaml12 import load_all
+
+# Small and quick; a head that does not fit the features is tried on it too (1x1 positions at 32 pixels).
+QUICK = {
+    "dataset": {"name": "digits", "subset": 0.1},
+    "baseModel": {"name": "ResNet50", "weights": "none", "inputSize": [32, 32]},
+    "training": {"epochs": 2, "optimizer": {"name": "adam"}},
+    "resources": {"gpus": 0},
+}
+
+
+class Pod:
+    """The files that a pod has mounted, and the process in it."""
+
+    def __init__(self, folder: Path, uri: str, database: str, spec: Any, name: str = "quick") -> None:
+        self.folder = folder
+        self.uid = str(uuid.uuid4())
+        self.termination_log = folder / "termination-log"
+        for part in ("session", "mongodb", "work"):
+            (folder / part).mkdir(parents=True)
+        self.termination_log.touch()
+        document = {
+            "apiVersion": "trainingsession.dev/v1alpha1",
+            "kind": "TrainingSession",
+            "metadata": {"namespace": "team-a", "name": name, "uid": self.uid},
+            "spec": spec,
+        }
+        (folder / "session/session.json").write_text(json.dumps(document), "utf-8")
+        (folder / "session/cpu-limit").write_text("2000", "ascii")
+        (folder / "mongodb/uri").write_text(uri + "\n", "utf-8")
+        (folder / "mongodb/database").write_text(database, "utf-8")
+        self.replace()
+
+    def replace(self) -> None:
+        """Become another pod of the same Job."""
+        self.attempt = str(uuid.uuid4())
+        (self.folder / "session/pod-uid").write_text(self.attempt, "ascii")
+
+    def start(self) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "trainingsession_trainer", "--session", self.folder / "session/session.json"]
+        command += ["--mongodb", self.folder / "mongodb", "--work", self.folder / "work"]
+        command += ["--termination-log", self.termination_log]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def run(self) -> tuple[int, str, str]:
+        """Run to the end; returns exit code, stdout, stderr."""
+        process = self.start()
+        out, err = process.communicate(timeout=600)
+        return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def storage(mongod):
+    """One database for the module, so that sessions find each other's features."""
+    found = connect(mongod.uri, f"sessions_{uuid.uuid4().hex[:12]}")
+    yield found
+    found.client.drop_database(found.name)
+    found.client.close()
+
+
+@pytest.fixture(scope="module")
+def make_pod(storage, mongod, tmp_path_factory):
+    def make(spec: Any, name: str = "quick") -> Pod:
+        pod = Pod(tmp_path_factory.mktemp("pod"), mongod.uri, storage.name, spec, name)
+        create_record(storage, pod.uid, "team-a", name)
+        return pod
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def record_of(storage):
+    return lambda pod: storage["sessions"].find_one({"_id": pod.uid})
+
+
+@pytest.fixture(scope="module")
+def digits(make_pod, repo: Path):
+    """The sample `digits.yaml`, run to its end."""
+    spec = load_all((repo / "manifests/samples/digits.yaml").read_text("utf-8"))[0]["spec"]
+    pod = make_pod(spec, "digits")
+    return pod, *pod.run()
+
+
+def test_the_sample_reaches_its_accuracy_and_says_so(digits, record_of) -> None:
+    pod, code, out, err = digits
+    assert code == 0, err
+    result = record_of(pod)["result"]
+    assert result["accuracy"] >= 0.95
+    assert f"Accuracy {result['accuracy']:.4f} on 360 test images" in out
+    assert pod.termination_log.read_text("utf-8") == ""
+
+
+def test_the_log_is_plain_lines(digits) -> None:
+    _, _, out, err = digits
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \S", line) for line in out.splitlines())
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", out)
+    assert "Traceback" not in err
+
+
+def test_the_record_tells_what_the_status_shows(digits, record_of) -> None:
+    record = record_of(digits[0])
+    assert record["attempt"] == digits[0].attempt
+    assert record["phase"] == "Publishing"
+    assert record["samples"] == {"train": 1150, "validation": 287, "test": 360}
+    assert record["features"]["computed"] >= 1797
+    assert record["features"]["reused"] == 0
+    assert set(record["trainer"]["versions"]) == {"trainer", "tensorflow", "keras", "python"}
+    metrics = {metric["name"]: metric["value"] for metric in record["result"]["metrics"]}
+    assert metrics["test_accuracy_low"] < record["result"]["accuracy"] < metrics["test_accuracy_high"]
+    assert 0.9 < metrics["validation_accuracy"] <= 1.0
+
+
+def test_every_artifact_is_there_with_its_digest(digits, record_of, storage) -> None:
+    artifacts = record_of(digits[0])["result"]["artifacts"]
+    assert [artifact["name"] for artifact in artifacts] == [
+        "architecture.json",
+        "head.weights.h5",
+        "class_names.json",
+        "model.keras",
+        "training_log.csv",
+        "metrics.json",
+    ]
+    bucket = gridfs.GridFSBucket(storage, "artifacts")
+    for artifact in artifacts:
+        stream = bucket.open_download_stream(ObjectId(artifact["id"]))
+        data = stream.read()
+        assert len(data) == artifact["bytes"]
+        assert hashlib.sha256(data).hexdigest() == artifact["sha256"]
+        assert stream.filename == f"digits/{artifact['name']}"
+    assert bucket.find({}).collection.count_documents({"filename": {"$regex": "^digits/"}}) == len(artifacts)
+
+
+def test_a_finished_session_is_not_run_again(digits, record_of) -> None:
+    pod = digits[0]
+    before = record_of(pod)
+    pod.replace()
+    code, out, _ = pod.run()
+    assert code == 0
+    assert "has its result already; nothing to do" in out
+    assert record_of(pod) == before
+
+
+def test_another_session_finds_the_features(digits, make_pod, repo: Path, record_of) -> None:
+    spec = load_all((repo / "manifests/samples/digits.yaml").read_text("utf-8"))[0]["spec"]
+    pod = make_pod({**spec, "training": {"optimizer": {"name": "sgd"}, "epochs": 2}}, "second")
+    code, _, err = pod.run()
+    assert code == 0, err
+    features, first = record_of(pod)["features"], record_of(digits[0])["features"]
+    assert features["computed"] == 0
+    assert features["reused"] == first["computed"]
+    assert features["key"] == first["key"]
+
+
+def test_a_stop_while_training_ends_with_75_and_keeps_the_features(make_pod, record_of) -> None:
+    pod = make_pod({**QUICK, "training": {"epochs": 10_000, "batchSize": 4}})
+    process = pod.start()
+    for line in process.stdout:
+        if "Epoch     1/10000" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "Stopped in epoch" in err
+    record = record_of(pod)
+    assert record["failure"]["exitCode"] == 75
+    assert "result" not in record
+    assert pod.termination_log.read_text("utf-8") in err
+
+
+SENTENCES = {
+    "unknown base model": ({**QUICK, "baseModel": {"name": "ResNet51"}}, "ResNet51"),
+    "bad optimizer argument": (
+        {**QUICK, "training": {"optimizer": {"name": "adam", "config": {"momentum": 0.9}}}},
+        "spec.training.optimizer.config.momentum is not an argument of Adam",
+    ),
+    "head that does not fit": (
+        {**QUICK, "head": {"layers": [{"type": "Conv2D", "config": {"filters": 4, "kernel_size": 2}}]}},
+        "spec.head.layers[0] (Conv2D) does not fit an input of shape 1x1x2048",
+    ),
+    "unknown field": ({**QUICK, "seed": 4}, "spec.seed is not a field"),
+    "spec of another type": ("none", "spec is 'none'; it must be an object."),
+}
+
+
+@pytest.mark.parametrize(("spec", "sentence"), SENTENCES.values(), ids=SENTENCES.keys())
+def test_a_spec_that_cannot_work_ends_with_64_before_any_image_is_read(
+    make_pod, record_of, spec: Any, sentence: str
+) -> None:
+    pod = make_pod(spec)
+    code, out, err = pod.run()
+    assert code == 64, err
+    assert sentence in pod.termination_log.read_text("utf-8")
+    assert pod.termination_log.read_text("utf-8") in err
+    assert "Traceback" not in err
+    assert record_of(pod)["failure"]["message"] == pod.termination_log.read_text("utf-8")
+    assert "Features of" not in out
+
+
+def test_a_bad_password_ends_with_69_and_is_not_repeated(make_pod, mongod) -> None:
+    pod = make_pod(QUICK)
+    pod.folder.joinpath("mongodb/uri").write_text(mongod.uri.replace("//", "//me:hunter2@"), "utf-8")
+    code, out, err = pod.run()
+    assert code == 69
+    assert "check the user and password in the Secret" in err
+    assert "hunter2" not in out + err
+
+
+def test_a_record_that_is_missing_ends_with_69(make_pod, storage) -> None:
+    pod = make_pod(QUICK)
+    storage["sessions"].delete_one({"_id": pod.uid})
+    code, _, err = pod.run()
+    assert code == 69
+    assert f"The record of session {pod.uid} is not in the database" in err

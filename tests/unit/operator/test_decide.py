@@ -1,0 +1,373 @@
+"""What is decided about a session: one row per case, whole status looked at where it matters."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from builders import (
+    EARLIER,
+    ENDED,
+    JOB,
+    NOW,
+    STARTED,
+    condition,
+    ended,
+    job,
+    pod,
+    record,
+    result,
+    running,
+    session,
+    unschedulable,
+)  # fmt: skip
+from trainingsession_operator.decide import CreateJob, Decision, Observed, SetDeadline, decide, refuse
+from trainingsession_operator.status import CONDITIONS, State, merge_patch
+
+STORAGE_AWAY = State("False", "StorageUnavailable", "MongoDB cannot be used: no primary. The session waits for it.")
+BACKOFF = ("Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+FAILURE_POLICY = ("Failed", "PodFailurePolicy", "Container trainer failed with exit code 64")
+DEADLINE = ("Failed", "DeadlineExceeded", "Job was active longer than specified deadline")
+COMPLETE = ("Complete", "CompletionsReached", "")
+MADE = {"jobName": JOB}
+
+
+def decided(observed: Observed, status: dict[str, Any] | None = None, **spec: Any) -> Decision:
+    return decide(session(status, **spec), observed, NOW)
+
+
+def told(decision: Decision) -> tuple[str, str, str]:
+    """Phase, and reason and message of the condition that explains it."""
+    status = decision.status
+    kind = {"Succeeded": "Complete", "Failed": "Failed"}.get(status["phase"], "PodsReady")
+    found = condition(status, kind)
+    return status["phase"], found["reason"], found["message"]
+
+
+WAITING = {
+    "the scheduler's own words are shown": (
+        Observed(job(active=1), (unschedulable("0/3 nodes are available: 3 Insufficient nvidia.com/gpu."),)),
+        ("Unschedulable", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."),
+    ),
+    "the puller's own words are shown": (
+        Observed(
+            job(active=1),
+            (pod("pod-1", "Pending", {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling x"}}),),
+        ),
+        ("ImagePullBackOff", "Back-off pulling x"),
+    ),
+    "a pod about which nobody says anything is being started": (
+        Observed(job(active=1), (pod("pod-1", "Pending", {"waiting": {"reason": "ContainerCreating"}}),)),
+        ("ContainerCreating", "The pod is being started."),
+    ),
+    "a reason that no condition may carry is replaced and the words stay": (
+        Observed(job(active=1), (pod("p", "Pending", {"waiting": {"reason": "bad reason!", "message": "words"}}),)),
+        ("ContainerWaiting", "words"),
+    ),
+    "the last denial of the pod is shown": (
+        Observed(job(), denials=("older", 'pods "x" is forbidden: exceeded quota: gpus')),
+        ("PodsDenied", 'The API server refuses the pod: pods "x" is forbidden: exceeded quota: gpus'),
+    ),
+    "between attempts the last one's sentence is shown": (
+        Observed(
+            job(failed=1),
+            (ended(69),),
+            record=record(failure={"exitCode": 69, "message": "MongoDB is away.", "attempt": "pod-1"}),
+        ),
+        ("BackingOff", "The last attempt ended with exit code 69; the next one follows. MongoDB is away."),
+    ),
+    "an evicted pod's own words are shown": (
+        Observed(job(failed=1), (pod("pod-1", "Failed", message="The node was low on memory."),)),
+        ("BackingOff", "The last attempt ended with exit code 137; the next one follows. The node was low on memory."),
+    ),
+    "a Job without a pod is waited for": (
+        Observed(job(), record=record()),
+        ("JobCreated", "The Job is made; its pod follows."),
+    ),
+    "an old Job that is still being deleted is waited for": (
+        Observed(job(deleted=True), record=record()),
+        ("OldJobTerminating", "The old Job is still ending; a new one follows."),
+    ),
+    "without storage the session waits": (
+        Observed(waits=STORAGE_AWAY),
+        ("StorageUnavailable", STORAGE_AWAY.message),
+    ),
+    "without storage nothing is claimed about a Job that is complete": (
+        Observed(job(COMPLETE), (ended(0),), waits=STORAGE_AWAY),
+        ("StorageUnavailable", STORAGE_AWAY.message),
+    ),
+    "without storage nothing is claimed about a Job that failed": (
+        Observed(job(BACKOFF), (ended(1),), waits=STORAGE_AWAY),
+        ("StorageUnavailable", STORAGE_AWAY.message),
+    ),
+}
+
+
+@pytest.mark.parametrize(("observed", "expected"), WAITING.values(), ids=WAITING.keys())
+def test_pending(observed, expected):
+    decision = decided(observed, MADE)
+    assert told(decision) == ("Pending", *expected)
+    assert condition(decision.status, "Finished")["status"] == "False"
+    assert condition(decision.status, "Running")["status"] == "False"
+    assert decision.actions == ()
+    assert decision.look_again is not None
+    assert "accuracy" not in decision.status
+    assert "completionTime" not in decision.status
+
+
+FAILED = {
+    "a spec that the trainer refuses": (
+        Observed(
+            job(FAILURE_POLICY, failed=1),
+            (ended(64),),
+            record=record(failure={"exitCode": 64, "message": "head.layers[0] has no class Dens.", "attempt": "pod-1"}),
+        ),
+        ("SpecRefusedByTrainer", "head.layers[0] has no class Dens. (exit code 64)"),
+    ),
+    "bad data, told by the pod when the record could not be written": (
+        Observed(job(FAILURE_POLICY), (ended(65, message="The archive has\nanother digest.\n"),), record=record()),
+        ("BadData", "The archive has another digest. (exit code 65)"),
+    ),
+    "an accelerator that cannot be used": (
+        Observed(job(FAILURE_POLICY), (ended(76, message="TensorFlow sees no GPU."),), record=record()),
+        ("AcceleratorMissing", "TensorFlow sees no GPU. (exit code 76)"),
+    ),
+    "a sentence of an older attempt is not taken for the last one's": (
+        Observed(
+            job(FAILURE_POLICY),
+            (ended(69, "pod-1"), ended(65, "pod-2", "Bad archive.")),
+            record=record(failure={"exitCode": 69, "message": "MongoDB is away.", "attempt": "pod-1"}),
+        ),
+        ("BadData", "Bad archive. (exit code 65)"),
+    ),
+    "a sentence with another exit code than the kubelet saw is not believed": (
+        Observed(
+            job(FAILURE_POLICY),
+            (ended(65, message="Bad archive."),),
+            record=record(failure={"exitCode": 64, "message": "A lie.", "attempt": "pod-1"}),
+        ),
+        ("BadData", "Bad archive. (exit code 65)"),
+    ),
+    "more memory than allowed": (
+        Observed(job(BACKOFF), (ended(137, reason="OOMKilled"),), record=record()),
+        (
+            "OutOfMemory",
+            "The trainer needed more than resources.memory, 4Gi, and was killed; "
+            "raise it, or lower training.batchSize or dataset.subset, in a new session.",
+        ),
+    ),
+    "longer than allowed": (
+        Observed(job(DEADLINE, deadline=60), (), record=record()),
+        (
+            "DeadlineExceeded",
+            "The session ran longer than runPolicy.activeDeadlineSeconds, 60 s; raise it in a new session.",
+        ),
+    ),
+    "more failed attempts than allowed": (
+        Observed(job(BACKOFF), (ended(1, message="A bug."),), record=record()),
+        (
+            "BackoffLimitExceeded",
+            "More attempts failed than runPolicy.backoffLimit, 2, allows. The last attempt: A bug. (exit code 1).",
+        ),
+    ),
+    "more failed attempts than allowed and no pod left": (
+        Observed(job(BACKOFF), (), record=record()),
+        (
+            "BackoffLimitExceeded",
+            "More attempts failed than runPolicy.backoffLimit, 2, allows. Job has reached the specified backoff limit",
+        ),
+    ),
+    "a failure of the Job that has no name of ours": (
+        Observed(job(("Failed", "Strange", "Something else.")), (), record=record()),
+        ("JobFailed", "The Job failed: Something else."),
+    ),
+    "a complete Job without a result": (
+        Observed(job(COMPLETE), (ended(0),), record=record()),
+        (
+            "ResultMissing",
+            "The Job is complete, but the record holds no result; MongoDB may have been emptied. Create a new session.",
+        ),
+    ),
+    "a complete Job whose accuracy is no number from 0 to 1": (
+        Observed(job(COMPLETE), (ended(0),), record=record(result=result(1.5))),
+        (
+            "ResultMissing",
+            "The Job is complete, but the record holds no result; MongoDB may have been emptied. Create a new session.",
+        ),
+    ),
+    "a Job that vanished too often": (
+        Observed(record=record(jobsLost=3)),
+        (
+            "JobLost",
+            "The Job vanished 4 times before it published a result; find out who deletes it, "
+            "then create a new session.",
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("observed", "expected"), FAILED.values(), ids=FAILED.keys())
+def test_failed(observed, expected):
+    decision = decided(observed, MADE, runPolicy={"activeDeadlineSeconds": 60})
+    assert told(decision) == ("Failed", *expected)
+    assert [condition(decision.status, kind)["status"] for kind in ("Complete", "Failed", "Finished")] == [
+        "False", "True", "True",
+    ]  # fmt: skip
+    assert decision.actions == ()
+    assert decision.look_again is None
+    assert "accuracy" not in decision.status
+    assert decision.status["completionTime"] == (ENDED if observed.job else "2024-05-06T12:00:00Z")
+
+
+SUCCEEDED = {
+    "the Job is complete": Observed(job(COMPLETE, succeeded=1), (ended(0),), record=record(result=result())),
+    "the Job failed after the result was published": Observed(
+        job(BACKOFF, failed=3), (ended(137),), record=record(result=result())
+    ),
+    "the Job vanished after the result was published": Observed(record=record(result=result())),
+}
+
+
+@pytest.mark.parametrize("observed", SUCCEEDED.values(), ids=SUCCEEDED.keys())
+def test_succeeded_when(observed):
+    decision = decided(observed, MADE)
+    assert told(decision) == ("Succeeded", "ResultPublished", "Accuracy 0.9625; 1 artifacts are in GridFS.")
+    assert decision.status["accuracy"] == "0.9625"
+    assert decision.status["metrics"] == [{"name": "loss", "value": "0.2500"}]
+    assert decision.status["artifacts"] == [{"name": "model.keras", "id": "a" * 24, "bytes": 1234, "sha256": "b" * 64}]
+    assert condition(decision.status, "Finished")["status"] == "True"
+    assert condition(decision.status, "Failed")["status"] == "False"
+    assert (decision.actions, decision.look_again) == ((), None)
+
+
+def test_a_new_session_gets_its_job_once():
+    first = decided(Observed(record=record()))
+    assert told(first) == ("Pending", "JobCreated", "The Job is made; its pod follows.")
+    assert first.actions == (CreateJob(),)
+    assert decided(Observed(job(), record=record()), first.status).actions == ()
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_lost_job_is_made_again_three_times(lost):
+    decision = decided(Observed(record=record(jobsLost=lost)), MADE)
+    assert decision.actions == (CreateJob(lost=True),)
+    assert f"({lost + 1} of 3)" in told(decision)[2]
+
+
+def test_a_result_published_while_the_job_still_runs_is_no_end():
+    decision = decided(Observed(job(active=1), (running(),), record=record(result=result(), attempt="pod-1")), MADE)
+    assert condition(decision.status, "Finished")["status"] == "False"
+    assert "accuracy" not in decision.status
+
+
+@pytest.mark.parametrize("target", ["FailureTarget", "SuccessCriteriaMet"])
+def test_a_target_is_not_an_end_because_pods_still_run(target):
+    observed = Observed(job((target, "PodFailurePolicy", "soon"), active=1), (running(),), record=record())
+    decision = decided(observed, MADE)
+    assert decision.status["phase"] == "Extracting"
+    assert condition(decision.status, "Finished")["status"] == "False"
+
+
+@pytest.mark.parametrize(
+    ("fields", "before", "phase"),
+    [
+        ({"attempt": "pod-1", "phase": "Extracting"}, "Pending", "Extracting"),
+        ({"attempt": "pod-1", "phase": "Training"}, "Extracting", "Training"),
+        ({"attempt": "pod-1", "phase": "Publishing"}, "Training", "Training"),
+        ({"attempt": "pod-0", "phase": "Training"}, "Pending", "Extracting"),
+        ({"attempt": "pod-1", "phase": "Dancing"}, "Pending", "Extracting"),
+        ({}, "Pending", "Extracting"),
+    ],
+)
+def test_the_phase_of_a_running_trainer_is_that_of_its_own_attempt(fields, before, phase):
+    decision = decided(Observed(job(active=1), (running(),), record=record(**fields)), {**MADE, "phase": before})
+    assert decision.status["phase"] == phase
+    for kind in ("PodsReady", "Running"):
+        assert condition(decision.status, kind)["status"] == "True"
+    assert decision.status["startTime"] == STARTED
+
+
+def test_a_running_trainer_stays_running_while_storage_is_away():
+    decision = decided(
+        Observed(job(active=1), (running(),), waits=STORAGE_AWAY),
+        {**MADE, "phase": "Training", "progress": {"epoch": 3}},
+    )
+    assert decision.status["phase"] == "Training"
+    assert decision.status["progress"] == {"epoch": 3}
+
+
+def test_the_deadline_counts_from_the_first_start_and_not_from_the_jobs():
+    observed = Observed(job(active=1), (ended(69, "pod-1"), running("pod-2", "2024-05-06T11:45:00Z")), record=record())
+    decision = decided(observed, MADE, runPolicy={"activeDeadlineSeconds": 60})
+    assert decision.actions == (SetDeadline(60 + 30 * 60),)
+
+
+@pytest.mark.parametrize(
+    ("given", "pods", "policy"),
+    [
+        (job(active=1, deadline=1860), (running(),), {"activeDeadlineSeconds": 60}),
+        (job(active=1), (running(),), {}),
+        (job(active=1), (unschedulable("no node"),), {"activeDeadlineSeconds": 60}),
+    ],
+    ids=["it is set already", "none is asked for", "nothing has started"],
+)
+def test_no_deadline_is_set_when(given, pods, policy):
+    assert decided(Observed(given, pods, record=record()), MADE, runPolicy=policy).actions == ()
+
+
+def test_all_six_conditions_are_there_and_move_only_when_their_status_does():
+    waiting = decided(Observed(job(), record=record()), MADE).status
+    assert [c["type"] for c in waiting["conditions"]] == list(CONDITIONS)
+    later = decide(session(waiting), Observed(job(active=1), (running(),), record=record()), NOW + timedelta(hours=1))
+    moved = {
+        kind
+        for kind in CONDITIONS
+        if condition(later.status, kind)["lastTransitionTime"] != condition(waiting, kind)["lastTransitionTime"]
+    }
+    assert moved == {"PodsReady", "Running"}
+
+
+def test_the_same_look_later_changes_nothing():
+    observed = Observed(job(active=1), (running(),), record=record(attempt="pod-1", phase="Training"))
+    first = decided(observed, MADE).status
+    again = decide(session(first), observed, NOW + timedelta(hours=1)).status
+    assert merge_patch(first, again) == {}
+
+
+def test_attempts_never_shrink():
+    before = {**MADE, "attempts": 5}
+    assert decided(Observed(job(active=1, failed=1), (running(),), record=record()), before).status["attempts"] == 5
+    assert decided(Observed(job(active=1, failed=6), (running(),), record=record()), before).status["attempts"] == 7
+
+
+@pytest.mark.parametrize(
+    ("percent", "due", "shown"), [(12, True, 10), (15, True, 15), (90, False, 10), (2, True, 2)],
+)  # fmt: skip
+def test_progress_moves_by_five_percent_and_when_it_is_due(percent, due, shown):
+    before = {**MADE, "phase": "Training", "progress": {"percent": 10, "epochs": 20}}
+    seen = record(attempt="pod-1", phase="Training", progress={"percent": percent, "epochs": 20})
+    decision = decided(Observed(job(active=1), (running(),), record=seen, progress_due=due), before)
+    assert decision.status["progress"]["percent"] == shown
+
+
+def test_progress_is_shown_at_once_when_the_phase_changes():
+    before = {**MADE, "phase": "Extracting", "progress": {"percent": 99, "epochs": 20}}
+    seen = record(attempt="pod-1", phase="Training", progress={"percent": 98, "epoch": 1, "epochs": 20})
+    decision = decided(Observed(job(active=1), (running(),), record=seen, progress_due=False), before)
+    assert decision.status["progress"] == {"epoch": 1, "epochs": 20, "summary": "1/20", "percent": 98}
+
+
+def test_what_is_not_known_now_stays_as_it_was():
+    known = {"samples": {"train": 1}, "features": {"key": "k"}, "trainer": {"image": "i"}, "startTime": EARLIER}
+    status = decided(Observed(job(), waits=STORAGE_AWAY), {**MADE, **known}).status
+    assert {key: status[key] for key in known} == known
+
+
+def test_a_refused_session_is_at_its_end():
+    decision = refuse(session(), "SpecTooLarge", "The spec is too large.", NOW)
+    assert told(decision) == ("Failed", "SpecTooLarge", "The spec is too large.")
+    assert condition(decision.status, "Accepted")["status"] == "False"
+    assert condition(decision.status, "Finished")["status"] == "True"
+    assert (decision.actions, decision.look_again) == ((), None)
