@@ -1,0 +1,88 @@
+"""Image files to RGB pixels.
+
+What is not RGB is brought there by one rule each: grey is repeated, palettes are looked up, CMYK is converted, 16 bits
+are scaled to 8, transparency is composited on white, the EXIF orientation is applied, an animation gives its first
+frame. Pillow decodes: its version is pinned, and other decoders differ in most values.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as Pillow
+from PIL import ImageOps, UnidentifiedImageError
+
+from trainingsession_trainer.errors import DataError
+
+from .splits import Image, Images, Shape
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp"})
+MOST_PIXELS = 100_000_000
+"""An image that says it has more is refused before it is decoded."""
+_ROTATED = frozenset({5, 6, 7, 8})
+_ORIENTATION = 0x0112
+_FAILURES = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    MemoryError,
+    UnidentifiedImageError,
+    Pillow.DecompressionBombError,
+)
+
+
+class FileImages(Images):
+    """Images in files; `names` are what an error calls them."""
+
+    def __init__(self, paths: list[Path], names: list[str]) -> None:
+        self._paths = paths
+        self._names = names
+
+    def read(self, index: int) -> Image:
+        """Decode one file."""
+        return decode(self._paths[index], self._names[index])
+
+    def shape(self, index: int) -> Shape:
+        """Read the size from the file's header, as it is after rotation."""
+        try:
+            with Pillow.open(self._paths[index]) as image:
+                width, height = image.size
+                if image.getexif().get(_ORIENTATION) in _ROTATED:
+                    width, height = height, width
+        except _FAILURES as error:
+            raise _unreadable(self._names[index], error) from error
+        return (height, width, 3)
+
+
+def decode(path: Path, name: str) -> Image:
+    """Decode one file to uint8 [height, width, 3]; raises DataError naming it."""
+    try:
+        with Pillow.open(path) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise DataError(
+                    f"{name} has {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}; make it smaller."
+                )
+            return np.asarray(_rgb(ImageOps.exif_transpose(image)))
+    except _FAILURES as error:
+        raise _unreadable(name, error) from error
+
+
+def _rgb(image: Pillow.Image) -> Pillow.Image:
+    if image.mode.startswith("I"):
+        # 16-bit grey; 257 maps 65,535 to 255.
+        grey = np.clip(np.asarray(image, np.int64) / 257, 0, 255)
+        return Pillow.fromarray(np.rint(grey).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        opaque = image.convert("RGBA")
+        return Pillow.alpha_composite(Pillow.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
+    return image.convert("RGB")
+
+
+def _unreadable(name: str, error: BaseException) -> DataError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    # Pillow puts the whole path into its message; the name inside the data set is said already.
+    if isinstance(error, UnidentifiedImageError):
+        reason = "it is no image that can be decoded"
+    return DataError(f"{name} cannot be read ({reason}); repair or remove it.")

@@ -1,0 +1,96 @@
+"""A data set as the rest of the trainer sees it: two splits of images in their order, read one at a time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .order import order, order_digest
+
+Image = NDArray[np.uint8]
+"""uint8 [height, width, 3], RGB."""
+Shape = tuple[int, int, int]
+
+
+class Images(ABC):
+    """Where a split's images come from, in any order."""
+
+    @abstractmethod
+    def read(self, index: int) -> Image:
+        """Decode one image; raises DataError naming it."""
+
+    @abstractmethod
+    def shape(self, index: int) -> Shape:
+        """Size of one image without decoding it; raises DataError naming it."""
+
+
+class ArrayImages(Images):
+    """Images of one size in an array [n, height, width, 3] or [n, height, width] (grey)."""
+
+    def __init__(self, array: NDArray[np.uint8]) -> None:
+        self._array = array
+
+    def read(self, index: int) -> Image:
+        """Give one image as RGB."""
+        image = self._array[index]
+        return np.ascontiguousarray(np.repeat(image[..., None], 3, -1) if image.ndim == 2 else image)
+
+    def shape(self, index: int) -> Shape:
+        """Give the size that all images have."""
+        height, width = self._array[index].shape[:2]
+        return (int(height), int(width), 3)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one split in their order; `labels` int32 [n], `digests` n digests of 32 bytes."""
+
+    name: str
+    labels: NDArray[np.int32]
+    digests: tuple[bytes, ...]
+    order_digest: str
+    """Names the whole split by content, also where only its first images are taken."""
+    images: Images
+    places: NDArray[np.int64]
+    """Index in `images` of each image in order."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Image:
+        """Decode image `index` of the order, uint8 [height, width, 3]; raises DataError naming it."""
+        return self.images.read(int(self.places[index]))
+
+    @cached_property
+    def image_shape(self) -> Shape | None:
+        """The size that all images of the split have, (height, width, 3); None where sizes differ."""
+        first = self.images.shape(int(self.places[0]))
+        same = all(self.images.shape(int(place)) == first for place in self.places[1:])
+        return first if same else None
+
+    def first(self, n: int) -> Split:
+        """Give the first `n` images."""
+        return Split(self.name, self.labels[:n], self.digests[:n], self.order_digest, self.images, self.places[:n])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Both splits of a data set; labels are indices into `class_names`."""
+
+    class_names: tuple[str, ...]
+    train: Split
+    test: Split
+
+
+def make_split(
+    name: str, class_names: Sequence[str], labels: NDArray[np.int32], digests: Sequence[bytes], images: Images
+) -> Split:
+    """Bring images into their order; `labels` [n] and `digests` belong to images 0 to n - 1."""
+    places = order(labels, digests)
+    ordered, named = labels[places], tuple(digests[place] for place in places)
+    return Split(name, ordered, named, order_digest(class_names, ordered, named), images, places)
