@@ -13,10 +13,6 @@ import yaml
 from real_cluster import Cluster
 
 RELEASE_NAMESPACE = "trainingsession"
-INSTALL = (
-    "upgrade", "--install", "trainingsession", "charts/trainingsession", "-n", RELEASE_NAMESPACE,
-    "--create-namespace", "-f", "tests/cluster/values.yaml", "--wait", "--timeout=180s",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +29,7 @@ def stack(cluster: Cluster) -> Cluster:
     cluster.run("helm", "uninstall", "trainingsession", "-n", RELEASE_NAMESPACE, "--wait")
     cluster.kubectl("delete", "ts", "--all", "-A", "--ignore-not-found") if _has_crd(cluster) else None
     cluster.delete_namespace(RELEASE_NAMESPACE)
-    cluster.helm(*INSTALL)
+    cluster.ok("tests/cluster/install")
     return cluster
 
 

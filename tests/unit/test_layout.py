@@ -16,3 +16,12 @@ def test_every_pinned_requirement_has_a_hash(repo):
         pinned = [i for i, line in enumerate(lines) if "==" in line and not line.lstrip().startswith("#")]
         assert pinned, path
         assert all("--hash=sha256:" in lines[i + 1] for i in pinned), path
+
+
+def test_every_reason_is_documented(repo):
+    from trainingsession_operator.status import Reason
+
+    page = (repo / "docs/reasons.md").read_text()
+    reasons = [value for name, value in vars(Reason).items() if name.isupper()]
+    unexplained = {"NotRunning", "NotFinished"}  # they only say that another condition tells why
+    assert {reason for reason in reasons if f" {reason} " not in page and f" {reason}," not in page} == unexplained
