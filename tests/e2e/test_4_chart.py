@@ -1,4 +1,4 @@
-"""The chart over its life: an upgrade that changes nothing, an uninstall that loses nothing."""
+"""The installed chart: upgraded over itself, confined, uninstalled and installed again. Last: others need it installed."""
 
 RELEASE = "trainingsession"
 
