@@ -1,4 +1,4 @@
-"""The installed chart: upgraded over itself, confined, uninstalled and installed again. Last: others need it installed."""
+"""The installed chart: upgraded over itself, confined, uninstalled and reinstalled. Last: others need it installed."""
 
 RELEASE = "trainingsession"
 

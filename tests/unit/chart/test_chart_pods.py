@@ -250,6 +250,11 @@ def test_mongodb_s_cache_follows_its_memory(render, memory, given, cache):
     assert f"--wiredTigerCacheSizeGB={cache}" in container(render(values).pods()[MONGODB], "mongod")["args"]
 
 
+def test_a_large_user_id_is_not_written_as_a_float(render):
+    pod = render({"mongodb": {"runAsUser": 1000650000}}).pods()[MONGODB]["spec"]["securityContext"]
+    assert (pod["runAsUser"], pod["runAsGroup"], pod["fsGroup"]) == (1000650000,) * 3
+
+
 def test_the_pod_of_mongodb_is_found_by_name_before_it_is_ready(render):
     rendered = render()
     service = rendered.one("Service", MONGODB)["spec"]
