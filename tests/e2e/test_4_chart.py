@@ -1,4 +1,4 @@
-"""The installed chart: upgraded over itself, confined, uninstalled and reinstalled. Last: others need it installed."""
+"""The chart over its life: an upgrade that changes nothing, an uninstall that loses nothing."""
 
 RELEASE = "trainingsession"
 

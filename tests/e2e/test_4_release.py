@@ -1,0 +1,56 @@
+"""The installed chart's objects: unchanged by an upgrade over itself, confined, restricted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from real_cluster import Cluster
+
+RELEASE = ("trainingsession", "-n", "trainingsession")
+OPERATOR = "system:serviceaccount:trainingsession:trainingsession-operator"
+
+
+@pytest.fixture
+def values(stack: Cluster, tmp_path: Path) -> str:
+    """File with the values of the installed release."""
+    file = tmp_path / "values.yaml"
+    file.write_text(stack.helm("get", "values", *RELEASE, "-o", "yaml"))
+    return str(file)
+
+
+def installed(stack: Cluster) -> list[dict[str, Any]]:
+    """Every object of the release as the API server has it, without what its controllers write."""
+    manifest = stack.helm("get", "manifest", *RELEASE)
+    found = json.loads(stack.kubectl("get", "--show-managed-fields", "-o", "json", "-f", "-", stdin=manifest))["items"]
+    for item in found:
+        item.pop("status", None)
+        del item["metadata"]["resourceVersion"]
+        fields = item["metadata"]["managedFields"]
+        item["metadata"]["managedFields"] = [entry for entry in fields if entry.get("subresource") != "status"]
+    return found
+
+
+def test_an_upgrade_over_itself_changes_no_object(stack, values):
+    before = installed(stack)
+    assert len(before) > 10
+    stack.helm(
+        "upgrade", *RELEASE[:1], "charts/trainingsession", *RELEASE[1:], "-f", values, "--wait", "--timeout=120s"
+    )
+    assert installed(stack) == before
+
+
+def test_the_operator_s_account_cannot_write_another_secret(stack):
+    done = stack.run("kubectl", f"--as={OPERATOR}", "create", "secret", "generic", "other", "--from-literal=a=b")
+    assert done.code != 0
+    assert "may write only the Secret trainingsession-mongodb" in done.stderr
+
+
+def test_pods_run_in_a_namespace_that_enforces_the_restricted_standard(stack):
+    label = "pod-security.kubernetes.io/enforce=restricted"
+    done = stack.run("kubectl", "label", "--dry-run=server", "--overwrite", "namespace", "trainingsession", label)
+    assert done.code == 0
+    assert "violate" not in done.stderr
