@@ -22,16 +22,23 @@ class Watchdog:
         self._clock = clock
         self._lock = threading.Lock()
         self._expected: dict[Key, tuple[int, float]] = {}
+        self._newest: dict[str, int] = {}
 
     def wrote(self, key: Key, version: str) -> None:
-        """Expect an event of `key` with at least this resourceVersion."""
+        """Expect an event of `key` with at least this resourceVersion, unless the watch is past it already.
+
+        The event of a write, or of a deletion after it, can come before the API server's answer to the write.
+        """
         with self._lock:
+            if int(version) <= self._newest.get(key[0], 0):
+                return
             _, since = self._expected.get(key, (0, self._clock()))
             self._expected[key] = (int(version), since)
 
     def saw(self, key: Key, version: str) -> None:
-        """Note an event of `key`."""
+        """Note an event of `key`. A watch gives the events of a namespace in the order of their versions."""
         with self._lock:
+            self._newest[key[0]] = max(int(version), self._newest.get(key[0], 0))
             expected = self._expected.get(key)
             if expected and int(version) >= expected[0]:
                 del self._expected[key]

@@ -29,7 +29,8 @@ def decimals(value: Any) -> str | None:
     """Give a finite number with four decimals, or None. Strings sort and compare where a number 1.0 is stored as 1."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or abs(value) > 1e12:
         return None
-    return f"{value:.4f}"
+    # + 0.0 takes the sign off a zero, which the definition's pattern of an accuracy would refuse.
+    return f"{round(value, 4) + 0.0:.4f}"
 
 
 def text(value: Any, length: int) -> str | None:

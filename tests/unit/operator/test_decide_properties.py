@@ -1,0 +1,69 @@
+"""What holds for every state that can be observed, drawn at random."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builders import JOB, NOW, condition, ended, job, pod, record, result, running, session, unschedulable
+from trainingsession_operator import record_view
+from trainingsession_operator.decide import CreateJob, Observed, decide
+from trainingsession_operator.status import CONDITIONS, State, is_finished, merge_patch
+
+ENDS = [("Complete", "Done", ""), ("Failed", "BackoffLimitExceeded", ""), ("Failed", "DeadlineExceeded", ""),
+        ("FailureTarget", "PodFailurePolicy", ""), ("SuccessCriteriaMet", "Done", "")]  # fmt: skip
+JOBS = st.none() | st.builds(
+    lambda conditions, deleted, deadline, failed: job(*conditions, deleted=deleted, deadline=deadline, failed=failed),
+    st.lists(st.sampled_from(ENDS), max_size=2),
+    st.booleans(),
+    st.none() | st.just(60),
+    st.integers(0, 5),
+)
+PODS = st.lists(
+    st.sampled_from([
+        running(), running("pod-2"), ended(0), ended(1), ended(64), ended(75), ended(137, reason="OOMKilled"),
+        unschedulable("no node"), pod("pod-3", "Failed", reason="Evicted"), pod("pod-4", "Unknown"),
+    ]),
+    max_size=3,
+).map(tuple)  # fmt: skip
+ACCURACIES = st.sampled_from([0, 0.5, 1, 1.5, -1, float("nan"), "1", None, True])
+RECORDS = st.none() | st.builds(
+    lambda fields, accuracy, published: record(**fields, **({"result": result(accuracy)} if published else {})),
+    st.fixed_dictionaries({}, optional={"jobsLost": st.integers(0, 5), "attempt": st.just("pod-1")}),
+    ACCURACIES,
+    st.booleans(),
+)
+AWAY = State("False", "StorageUnavailable", "MongoDB is away.")
+OBSERVED = st.builds(
+    lambda job_, pods, record_, due: Observed(
+        job_, pods if job_ else (), (), record_, None if record_ is not None else AWAY, due
+    ),
+    JOBS, PODS, RECORDS, st.booleans(),
+)  # fmt: skip
+BEFORE = st.sampled_from([None, {"jobName": JOB}, {"jobName": JOB, "phase": "Training", "attempts": 3}])
+
+
+@given(OBSERVED, BEFORE)
+def test_whatever_is_observed(observed, before):
+    decision = decide(session(before, runPolicy={"activeDeadlineSeconds": 9}), observed, NOW)
+    status = decision.status
+    succeeded = status["phase"] == "Succeeded"
+
+    valid = observed.record is not None and record_view.accuracy(observed.record) is not None
+    assert valid or not succeeded
+    assert ("accuracy" in status) == succeeded
+    assert observed.job is None or CreateJob not in map(type, decision.actions)
+    assert observed.waits is None or not any(isinstance(action, CreateJob) for action in decision.actions)
+    assert observed.waits is None or not is_finished(status)
+
+    assert tuple(c["type"] for c in status["conditions"]) == CONDITIONS
+    failed = condition(status, "Failed")["status"] == "True"
+    complete = condition(status, "Complete")["status"] == "True"
+    assert (complete, failed) == (succeeded, status["phase"] == "Failed")
+    assert is_finished(status) == (complete or failed) == (decision.look_again is None) == ("completionTime" in status)
+    assert not (is_finished(status) and decision.actions)
+    assert status.get("attempts", 0) >= (before or {}).get("attempts", 0)
+
+    again = decide(session({**(before or {}), **status}, runPolicy={"activeDeadlineSeconds": 9}), observed, NOW)
+    if not decision.actions:
+        assert merge_patch(status, again.status) == {}

@@ -1,0 +1,91 @@
+"""From a session to its Job: whole objects against golden files, and names that are always legal."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builders import session, settings
+from trainingsession_operator.errors import SessionError
+from trainingsession_operator.jobs import NAME_LENGTH, SESSION_BYTES, build_job, job_name, session_label
+from trainingsession_operator.resource import parse_session
+
+GOLDEN = Path(__file__).parent / "golden"
+SETTINGS = {
+    "default": settings(),
+    "digits": settings(),
+    "complete": settings(TRAINER_IMAGE_PULL_SECRETS="registry", TRAINER_IMAGE_PULL_POLICY="Always"),
+}
+
+LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+PART = r"[a-z0-9]([a-z0-9-]{0,80}[a-z0-9])?"
+NAMES = st.from_regex(rf"{PART}(\.{PART}){{0,6}}", fullmatch=True).filter(lambda name: len(name) <= 253)
+
+
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(path.read_text())
+    return found
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted((GOLDEN / "sessions").iterdir())])
+def test_the_job_is_the_golden_one(name):
+    made = build_job(parse_session(read(GOLDEN / f"sessions/{name}.yaml")), SETTINGS[name])
+    assert made == read(GOLDEN / f"jobs/{name}.yaml")
+
+
+def test_the_same_session_always_gives_the_same_job():
+    assert build_job(session(), settings()) == build_job(session(), settings())
+
+
+@given(NAMES, st.uuids().map(str))
+def test_every_name_gives_a_legal_job_name_and_label(name, uid):
+    made = job_name(name, uid)
+    assert len(made) <= NAME_LENGTH
+    assert DNS_LABEL.fullmatch(made)
+    label = session_label(name)
+    assert LABEL.fullmatch(label), label
+    assert job_name(name, uid) == made
+
+
+@pytest.mark.parametrize("name", ["a" * 253, ("a" * 42 + ".") * 5 + "b", "a." * 126 + "b", "a" + "-" * 100 + "b", "x"])
+def test_long_and_dotted_names_are_cut(name):
+    made = job_name(name, "0f6a2f6e-6bd4")
+    assert DNS_LABEL.fullmatch(made)
+    assert len(made) <= NAME_LENGTH
+    assert made.endswith("-0f6a2f6e")
+    assert LABEL.fullmatch(session_label(name))
+
+
+@given(NAMES, st.uuids().map(str), st.uuids().map(str))
+def test_sessions_of_one_name_and_different_uids_have_different_jobs(name, one, other):
+    assert (job_name(name, one) == job_name(name, other)) == (one[:8] == other[:8])
+
+
+def test_a_name_that_is_a_legal_label_is_the_label():
+    assert session_label("flowers.v2") == "flowers.v2"
+
+
+def test_a_spec_too_large_for_an_annotation_is_refused_with_a_sentence():
+    spec = {"arguments": {"note": "x" * SESSION_BYTES}}
+    with pytest.raises(SessionError, match=r"The spec has 100 KiB, and at most 100 KiB reach the trainer; shorten"):
+        build_job(session(baseModel=spec), settings())
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"resources": {"gpus": "many"}},
+        {"runPolicy": {"backoffLimit": None}},
+        {"scheduling": {"tolerations": 3}},
+    ],
+)
+def test_a_spec_that_another_definition_let_through_is_refused_with_a_sentence(spec):
+    with pytest.raises(SessionError, match=r"The spec cannot be read .*check that the definition in the cluster"):
+        session(**spec)

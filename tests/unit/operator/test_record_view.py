@@ -1,0 +1,137 @@
+"""A record is untrusted: whatever is in it, what the status takes from it is what the API server accepts."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from bson import ObjectId
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builders import JOB, NOW, UID, job, record, result, running, session
+from trainingsession_operator import record_view
+from trainingsession_operator.decide import Observed, decide
+
+# What BSON can carry: numbers of 64 bits, and every type but a mapping with keys that are no strings.
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(), st.text(max_size=80),
+    st.binary(max_size=8),
+    st.sampled_from([
+        math.nan, math.inf, -math.inf, -0.0, 2**63 - 1, -1, 1e300, 1.5, 0.99999, -0.00001, -(2**63), "\x00\ud800",
+        "x" * 9000,
+        datetime(2024, 1, 1, tzinfo=UTC), ObjectId("a" * 24), [], {}, [None] * 300, "a" * 24, "b" * 64, "Training", UID,
+    ]),
+)  # fmt: skip
+DEEP = st.recursive(
+    ODD, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=80), inner, max_size=4)
+)
+
+
+def shaped(*names: str) -> st.SearchStrategy[Any]:
+    """An object with these fields, each as odd as can be; or something else entirely."""
+    return st.one_of(DEEP, st.fixed_dictionaries({}, optional=dict.fromkeys(names, ODD)))
+
+
+ARTIFACT = st.fixed_dictionaries(
+    {"name": ODD | st.text(min_size=1, max_size=300), "id": ODD, "bytes": ODD, "sha256": ODD}
+) | st.just({"name": "model.keras", "id": "a" * 24, "bytes": 2**63 - 1, "sha256": "b" * 64})
+RESULT = st.fixed_dictionaries(
+    {},
+    optional={
+        "accuracy": ODD | st.floats(0, 1),
+        "metrics": st.lists(shaped("name", "value"), max_size=80) | DEEP,
+        "artifacts": st.lists(ARTIFACT | DEEP, max_size=80) | DEEP,
+    },
+)
+HOSTILE = st.fixed_dictionaries(
+    {"_id": st.just(UID)},
+    optional={
+        "attempt": ODD,
+        "phase": ODD,
+        "jobsLost": ODD,
+        "progress": shaped("epoch", "epochs", "percent", "remainingSeconds", "loss"),
+        "samples": shaped("train", "validation", "test"),
+        "features": shaped("key", "shards", "reused", "computed"),
+        "trainer": shaped("image", "versions")
+        | st.fixed_dictionaries({"image": ODD, "versions": st.dictionaries(st.text(max_size=80), ODD, max_size=40)}),
+        "failure": shaped("exitCode", "message", "attempt"),
+        "result": RESULT | DEEP,
+    },
+)  # fmt: skip
+
+
+@cache
+def status_validator() -> jsonschema.Draft202012Validator:
+    """The definition's status schema; what only Kubernetes understands (x-kubernetes-*) is ignored."""
+    definition = Path(__file__).parents[3] / "manifests/crd/trainingsessions.yaml"
+    schema = yaml.safe_load(definition.read_text())["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    return jsonschema.Draft202012Validator(_closed(schema["properties"]["status"]))
+
+
+def _closed(schema: Any) -> Any:
+    """The schema with unknown fields refused, which the API server would drop, and with int32/int64 as bounds."""
+    if isinstance(schema, list):
+        return [_closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {key: _closed(value) for key, value in schema.items()}
+    if "properties" in schema and isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
+        closed["additionalProperties"] = False
+    if schema.get("format") in ("int32", "int64"):
+        closed.setdefault("maximum", 2**31 - 1 if schema["format"] == "int32" else 2**63 - 1)
+    return closed
+
+
+@given(HOSTILE)
+def test_no_record_makes_a_status_that_the_definition_refuses(hostile):
+    for observed in (
+        Observed(job(("Complete", "CompletionsReached", "")), record=hostile),
+        Observed(job(("Failed", "BackoffLimitExceeded", "")), (running(),), record=hostile),
+        Observed(job(active=1), (running(),), record={**hostile, "attempt": "pod-1"}),
+        Observed(record=hostile),
+    ):
+        status = decide(session({"jobName": JOB}), observed, NOW).status
+        status_validator().validate(status)
+
+
+@given(HOSTILE)
+def test_lists_that_are_maps_have_no_key_twice(hostile):
+    for items in (record_view.metrics(hostile), record_view.artifacts(hostile)):
+        names = [item["name"] for item in items]
+        assert len(names) == len(set(names)) <= 64
+
+
+@pytest.mark.parametrize(
+    ("given_accuracy", "shown"),
+    [
+        (0, "0.0000"), (1, "1.0000"), (0.98765, "0.9877"), (0.99999, "1.0000"), (-0.0, "0.0000"),
+        (1.00001, None), (-0.1, None), (math.nan, None), (math.inf, None), (True, None), ("0.9", None), (None, None),
+        ([1], None), (2**62, None),
+    ],
+)  # fmt: skip
+def test_accuracy_is_a_number_from_0_to_1_with_four_decimals(given_accuracy, shown):
+    assert record_view.accuracy(record(result=result(given_accuracy))) == shown
+
+
+def test_text_is_clipped_and_made_printable():
+    assert record_view.text("a\x00b\nc\u202ed" + "x" * 100, 8) == "a b c dx"
+    assert record_view.text("\n\t ", 8) is None
+
+
+def test_an_artifact_without_a_whole_identity_is_left_out():
+    whole = {"name": "model.keras", "id": "a" * 24, "bytes": 1, "sha256": "b" * 64}
+    broken = [{**whole, "name": f"broken-{key}", key: "no"} for key in ("id", "bytes", "sha256")]
+    assert record_view.artifacts(record(result=result(artifacts=[*broken, whole]))) == [whole]
+
+
+def test_the_failure_of_another_attempt_is_not_this_ones():
+    left = record(failure={"exitCode": 65, "message": "Bad archive.", "attempt": "pod-1"})
+    assert record_view.failure(left, "pod-1") == (65, "Bad archive.")
+    assert record_view.failure(left, "pod-2") is None

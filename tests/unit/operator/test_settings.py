@@ -1,0 +1,46 @@
+"""Settings are read once; what is wrong with them is one sentence that names the variable, its value and the remedy."""
+
+from __future__ import annotations
+
+import pytest
+
+from builders import settings
+from trainingsession_operator.errors import StartError
+from trainingsession_operator.settings import read_settings
+
+
+def test_defaults():
+    found = settings()
+    assert (found.trainer_image_pull_policy, found.workers, found.log_level) == ("IfNotPresent", 16, "info")
+    assert (found.namespaces, found.trainer_image_pull_secrets) == ((), ())
+    assert (found.mongodb_users, found.mongodb_replica_set) == ("managed", "rs0")
+
+
+def test_lists_are_separated_by_commas():
+    found = settings(WATCH_NAMESPACES=" team-a, team-b ,", TRAINER_IMAGE_PULL_SECRETS="one,two")
+    assert found.namespaces == ("team-a", "team-b")
+    assert found.trainer_image_pull_secrets == ("one", "two")
+
+
+def test_hosts_are_not_needed_for_a_mongodb_elsewhere():
+    assert read_settings({"TRAINER_IMAGE": "x", "MONGODB_URI_FILE": "/uri"}).mongodb_hosts == ""
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"TRAINER_IMAGE": ""}, "the environment variable TRAINER_IMAGE is missing; set it to the image of the trainer"),
+        ({"MONGODB_HOSTS": ""}, "the environment variable MONGODB_HOSTS is missing; set it to host:port of MongoDB"),
+        ({"WORKERS": "0"}, 'the environment variable WORKERS is "0"; set it to a whole number from 1 to 64'),
+        ({"WORKERS": "65"}, 'the environment variable WORKERS is "65"; set it to a whole number from 1 to 64'),
+        ({"WORKERS": "many"}, 'the environment variable WORKERS is "many"; set it to a whole number from 1 to 64'),
+        ({"WORKERS": "²"}, 'the environment variable WORKERS is "²"; set it to a whole number from 1 to 64'),
+        ({"LOG_LEVEL": "loud"},
+         'the environment variable LOG_LEVEL is "loud"; set it to one of info, debug, warning, error'),
+        ({"MONGODB_USERS": "none"}, 'the environment variable MONGODB_USERS is "none"; set it to one of managed, shared'),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_is_a_sentence(changed, sentence):
+    with pytest.raises(StartError) as error:
+        settings(**changed)
+    assert str(error.value) == sentence
