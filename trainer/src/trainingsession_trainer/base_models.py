@@ -27,9 +27,8 @@ from .weights import SEED, load_weights, weights_identity
 Shape = tuple[int, int, int]
 
 # Decided here and not by a spec.
-_NO_ARGUMENTS = frozenset(
-    "include_top include_preprocessing weights input_tensor input_shape pooling classes classifier_activation name".split()
-)
+_TOP = ("include_top", "classes", "classifier_activation")
+_NO_ARGUMENTS = (*_TOP, "include_preprocessing", "weights", "input_tensor", "input_shape", "pooling", "name")
 _LARGEST_ARGUMENT = 16
 # Keras keeps these inside of its functions; a test compares the tables with what the functions say.
 _SIZES = {
@@ -168,7 +167,7 @@ def check_base_model(spec: config.BaseModel) -> tuple[Classifier, dict[str, Any]
 def open_base_model(spec: config.BaseModel, work: Path, reporter: Reporter) -> BaseModel:
     """Check, build and freeze the base model and load its weights; raises SpecError, DataError."""
     classifier, arguments, size = check_base_model(spec)
-    reporter.info(f"Building {spec.name} for {size[0]}×{size[1]} pixels")
+    reporter.info(f"Building {spec.name} for {size[0]} x {size[1]} pixels")
     # "none" means the same random weights in every process; Keras draws its initializers' seeds from this one.
     keras.utils.set_random_seed(SEED)
     with _precision(spec.precision):

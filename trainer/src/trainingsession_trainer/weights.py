@@ -13,6 +13,7 @@ import numpy as np
 
 from . import config
 from .arguments import keras_words
+from .datasets.fetch import fetch
 from .errors import DataError, SpecError
 from .reporting import Reporter
 from .structure import shown
@@ -75,8 +76,6 @@ def _suffix(uri: str) -> str:
 
 
 def _fetched(source: config.FileSource, suffix: str, work: Path, reporter: Reporter) -> Path:
-    from .datasets.fetch import fetch
-
     path = fetch(source, _FIELD, MOUNT, work, reporter)
     if _suffix_matches(path, suffix):
         return path
