@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import uuid
+
+import numpy as np
+import pytest
+from pymongo import MongoClient
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from trainingsession_trainer import config, feature_sets, features
+from trainingsession_trainer.datasets import Dataset, Split
+from trainingsession_trainer.reporting import Reporter
+
+
+class CountedImages:
+    """Images in memory that count how often they were decoded."""
+
+    def __init__(self, images):
+        self.images = images
+        self.decoded = 0
+
+    def pixels(self, index):
+        self.decoded += 1
+        return self.images[index]
+
+    def size(self, index):
+        return self.images[index].shape[:2]
+
+
+def make_split(name, count, seed, sizes=((32, 32),)):
+    rng = np.random.default_rng(seed)
+    images = []
+    for index in range(count):
+        height, width = sizes[index % len(sizes)]
+        image = rng.integers(0, 120, (height, width, 3)).astype(np.uint8)
+        image[:, :, index % 2] += 100  # the class is a colour
+        images.append(image)
+    digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
+    labels = np.arange(count, dtype=np.int32) % 2
+    source = CountedImages(images)
+    split = Split(name, ("red", "green"), labels, digests, source)
+    return split, source
+
+
+class Case:
+    """A data set in memory, a database, and a way to prepare features."""
+
+    def __init__(self, database, monkeypatch, work, sizes=((32, 32),)):
+        self.database = database
+        self.work = work
+        self.sizes = sizes
+        train, self.train_images = make_split("train", 60, 1, sizes)
+        test, self.test_images = make_split("test", 20, 2, sizes)
+        self.dataset = Dataset(("red", "green"), train, test)
+        self.opened = 0
+        self.validated = []
+        self.out = io.StringIO()
+        monkeypatch.setattr(features, "open_dataset", self._open)
+
+    def _open(self, spec, work, reporter):
+        self.opened += 1
+        return self.dataset
+
+    @property
+    def decoded(self):
+        return self.train_images.decoded + self.test_images.decoded
+
+    def session(self, subset=1, **base):
+        base_model = {"name": "MobileNet", "arguments": {"alpha": 0.25}, "weights": "none", "inputSize": [32, 32]}
+        spec = {"dataset": {"name": "digits", "subset": subset, "testSubset": 1}, "baseModel": {**base_model, **base}}
+        return config.Session("ns", "name", "uid", config.parse_spec(spec))
+
+    def prepare(self, subset=1, stop=lambda: False, memory_limit=None, **base):
+        return features.prepare_features(
+            self.session(subset, **base),
+            self.database,
+            self.work,
+            Reporter(self.out),
+            stop,
+            validate=lambda shape, classes: self.validated.append((shape, classes, self.decoded)),
+            memory_limit=memory_limit,
+        )
+
+
+@pytest.fixture
+def database(mongod):
+    with MongoClient(mongod.uri) as client:
+        name = f"features_{uuid.uuid4().hex[:8]}"
+        yield client.get_database(name, write_concern=WriteConcern("majority"), read_concern=ReadConcern("majority"))
+        client.drop_database(name)
+
+
+@pytest.fixture
+def case(database, monkeypatch, tmp_path):
+    """60 training and 20 test images of 32 x 32, in shards of 16."""
+    monkeypatch.setattr(feature_sets, "SHARD_BYTES", 1)
+    return Case(database, monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def mixed_case(database, monkeypatch, tmp_path):
+    """The same with images of three sizes."""
+    monkeypatch.setattr(feature_sets, "SHARD_BYTES", 1)
+    return Case(database, monkeypatch, tmp_path, sizes=((32, 32), (20, 48), (64, 40)))

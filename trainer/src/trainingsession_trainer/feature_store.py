@@ -1,0 +1,234 @@
+"""Features in MongoDB: sets found by key, shards claimed with a lease and kept in GridFS.
+
+    feature_sets    _id key · split · images · shardImages · featureShape · classNames · orderDigest · storedType ·
+                    description (what the key is made of) · manifest (GridFS: labels and image digests)
+    feature_shards  _id key/index · set · index · token and leaseUntil while it is computed ·
+                    file, sha256, bytes, images, dtype when it is there
+
+Several sessions may need the same shard: who claims it computes it. The lease is measured by MongoDB's clock, and
+finishing is conditional on the claim's token, so that a process that was believed dead changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from bson import ObjectId
+from gridfs import GridFSBucket
+from gridfs.errors import CorruptGridFile, NoFile
+from pymongo.database import Database
+from pymongo.errors import DuplicateKeyError, PyMongoError
+
+from .codec import CodecError, decode, encode
+from .feature_sets import FeatureSet
+from .mongodb import Document, patiently
+
+T = TypeVar("T")
+Array = npt.NDArray[np.generic]
+
+BUCKET = "features"
+LEASE_SECONDS = 180
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_SLACK_BYTES = 1 << 16
+
+
+class FeatureStore:
+    """The feature sets of one database, as one process uses them. Every method raises StorageError and Stopped."""
+
+    def __init__(
+        self, database: Database[Document], stop: Callable[[], bool], lease_seconds: float = LEASE_SECONDS
+    ) -> None:
+        self._sets = database["feature_sets"]
+        self._shards = database["feature_shards"]
+        self._bucket = GridFSBucket(database, BUCKET)
+        self._stop = stop
+        self.lease_seconds = lease_seconds
+        self._token = uuid.uuid4().hex
+
+    def open_set(
+        self,
+        wanted: FeatureSet,
+        description: Mapping[str, Any],
+        labels: npt.NDArray[np.int32],
+        digests: Sequence[bytes],
+        class_names: Sequence[str],
+    ) -> FeatureSet:
+        """Find the set or store its manifest; the answer has the stored set's shard size."""
+        found = self._do(lambda: self._sets.find_one({"_id": wanted.key}), "find the features")
+        if found is None:
+            found = self._create_set(wanted, description, labels, digests, class_names)
+        return FeatureSet(wanted.key, wanted.split, wanted.images, int(found["shardImages"]), wanted.feature_shape)
+
+    def stored_type(self, key: str) -> np.dtype[Any] | None:
+        """Give the type that the set's features are stored in, or None when nothing is stored yet."""
+        found = self._do(lambda: self._sets.find_one({"_id": key}, {"storedType": 1}), "find the features")
+        name = found.get("storedType") if found else None
+        return None if name is None else np.dtype(name)
+
+    def fix_stored_type(self, key: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """Decide the set's stored type, unless another process was first; the answer is what counts."""
+        self._do(
+            lambda: self._sets.update_one(
+                {"_id": key, "storedType": {"$exists": False}}, {"$set": {"storedType": dtype.name}}
+            ),
+            "store the features' type",
+        )
+        return self.stored_type(key) or dtype
+
+    def finished(self, found: FeatureSet, shards: int) -> dict[int, Document]:
+        """Give the documents of the first `shards` shards that are there, by index."""
+        ids = [_shard_id(found, index) for index in range(shards)]
+        documents = self._do(
+            lambda: list(self._shards.find({"_id": {"$in": ids}, "file": {"$type": "objectId"}})), "find the features"
+        )
+        return {int(document["index"]): document for document in documents}
+
+    def find(self, found: FeatureSet, index: int) -> Document | None:
+        """Give the document of a shard that is there."""
+        wanted = {"_id": _shard_id(found, index), "file": {"$type": "objectId"}}
+        return self._do(lambda: self._shards.find_one(wanted), "find the features")
+
+    def claim(self, found: FeatureSet, index: int) -> bool:
+        """Take a shard that is neither there nor leased by somebody else; repeating it is harmless."""
+        name = _shard_id(found, index)
+        passed = {"$expr": {"$lte": [{"$ifNull": ["$leaseUntil", _EPOCH]}, "$$NOW"]}}
+        free = {"_id": name, "file": None, "$or": [{"token": self._token}, passed]}
+        lease = [{"$set": {"token": self._token, "leaseUntil": self._until()}}]
+        fresh = {"$setOnInsert": {"set": found.key, "index": index}}
+
+        def attempt() -> bool:
+            # Made first, because MongoDB's clock cannot be in the filter of an upsert.
+            with contextlib.suppress(DuplicateKeyError):
+                self._shards.update_one({"_id": name}, fresh, upsert=True)
+            return self._shards.update_one(free, lease).matched_count == 1
+
+        return self._do(attempt, "claim a shard of features")
+
+    def renew(self, found: FeatureSet, index: int) -> bool:
+        """Lengthen the lease; False when it was lost."""
+        mine = {"_id": _shard_id(found, index), "token": self._token}
+        update = [{"$set": {"leaseUntil": self._until()}}]
+        return self._do(lambda: self._shards.update_one(mine, update), "renew a lease").matched_count == 1
+
+    def release(self, found: FeatureSet, index: int) -> None:
+        """Give a claimed shard back; if MongoDB is away, the lease passes by itself."""
+        with contextlib.suppress(PyMongoError):
+            self._shards.delete_one({"_id": _shard_id(found, index), "token": self._token, "file": None})
+
+    def finish(self, found: FeatureSet, index: int, features: Array, facts: Mapping[str, Any]) -> bool:
+        """Store a claimed shard; False, with nothing left behind, when the claim was lost meanwhile."""
+        data = encode(features)
+        digest = hashlib.sha256(data).hexdigest()
+        name = _shard_id(found, index)
+        file_id = self._do(lambda: self._upload(name, data), "store features")
+        values = {
+            "file": file_id,
+            "sha256": digest,
+            "bytes": len(data),
+            "images": len(features),
+            "dtype": features.dtype.name,
+            "facts": dict(facts),
+        }
+        mine = {"_id": name, "token": self._token, "file": None}
+        update = {"$set": values, "$unset": {"token": "", "leaseUntil": ""}}
+
+        def attempt() -> bool:
+            if self._shards.update_one(mine, update).matched_count == 1:
+                return True
+            # The answer to an earlier attempt may have been lost on its way.
+            return self._shards.find_one({"_id": name, "file": file_id}) is not None
+
+        finished = self._do(attempt, "store features")
+        if not finished:
+            self._delete(file_id)
+        return finished
+
+    def read(self, found: FeatureSet, index: int, document: Mapping[str, Any]) -> Array | None:
+        """Read a shard that is there [n, *feature_shape]; None when it is damaged or missing."""
+        shape = found.shape(index)
+        dtype = np.dtype(str(document.get("dtype", "float16")))
+        plain = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        if dtype not in (np.float16, np.float32) or not 0 <= int(document.get("bytes", -1)) <= plain + _SLACK_BYTES:
+            return None
+
+        def attempt() -> bytes | None:
+            try:
+                with self._bucket.open_download_stream(document["file"]) as stream:
+                    return bytes(stream.read()) if stream.length == document["bytes"] else None
+            except (NoFile, CorruptGridFile):
+                return None
+
+        data = self._do(attempt, "read features")
+        if data is None or hashlib.sha256(data).hexdigest() != document.get("sha256"):
+            return None
+        try:
+            return decode(data, shape, dtype)
+        except CodecError:
+            return None
+
+    def drop(self, found: FeatureSet, index: int, document: Mapping[str, Any]) -> None:
+        """Forget a damaged shard; one that was computed again meanwhile stays."""
+        bad = {"_id": _shard_id(found, index), "file": document["file"]}
+        self._do(lambda: self._shards.delete_one(bad), "drop damaged features")
+        self._delete(document["file"])
+
+    def _create_set(
+        self,
+        wanted: FeatureSet,
+        description: Mapping[str, Any],
+        labels: npt.NDArray[np.int32],
+        digests: Sequence[bytes],
+        class_names: Sequence[str],
+    ) -> Document:
+        # In GridFS because half a million digests would not fit into a document.
+        data = labels.astype("<i4").tobytes() + b"".join(digests)
+        file_id = self._do(lambda: self._upload(f"{wanted.key}/manifest", data), "store the features' manifest")
+        document: Document = {
+            "_id": wanted.key,
+            "split": wanted.split,
+            "images": wanted.images,
+            "shardImages": wanted.shard_images,
+            "featureShape": list(wanted.feature_shape),
+            "classNames": list(class_names),
+            "description": dict(description),
+            "manifest": {"file": file_id, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)},
+            "createdAt": "$$NOW",
+        }
+        literal = {key: value if value == "$$NOW" else {"$literal": value} for key, value in document.items()}
+
+        def attempt() -> Document | None:
+            with contextlib.suppress(DuplicateKeyError):
+                # A pipeline, for MongoDB's clock; it leaves alone what is there.
+                keep = {key: {"$ifNull": [f"${key}", value]} for key, value in literal.items() if key != "_id"}
+                self._sets.update_one({"_id": wanted.key}, [{"$set": keep}], upsert=True)
+            return self._sets.find_one({"_id": wanted.key})
+
+        found = self._do(attempt, "store the features' manifest") or document
+        if found["manifest"]["file"] != file_id:
+            self._delete(file_id)
+        return found
+
+    def _until(self) -> Document:
+        return {"$add": ["$$NOW", int(1000 * self.lease_seconds)]}
+
+    def _upload(self, name: str, data: bytes) -> ObjectId:
+        return self._bucket.upload_from_stream(name, data)
+
+    def _delete(self, file_id: ObjectId) -> None:
+        # What cannot be deleted now is an orphan for the sweeper.
+        with contextlib.suppress(NoFile, PyMongoError):
+            self._bucket.delete(file_id)
+
+    def _do(self, operation: Callable[[], T], what: str) -> T:
+        return patiently(operation, what, stop=self._stop)
+
+
+def _shard_id(found: FeatureSet, index: int) -> str:
+    return f"{found.key}/{index}"

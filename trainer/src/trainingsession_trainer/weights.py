@@ -1,0 +1,101 @@
+"""Where a base model's weights come from: Keras's ImageNet files, a file of the user's, or a fixed seed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import keras
+import numpy as np
+
+from . import config
+from .arguments import keras_words
+from .datasets.fetch import fetch
+from .errors import DataError, SpecError
+from .reporting import Reporter
+from .structure import shown
+
+SEED = 0
+MOUNT = Path("/mnt/weights")
+_FIELD = "spec.baseModel.weightsFrom"
+_SUFFIXES = (".weights.h5", ".h5")
+
+Builder = Callable[[str | None], keras.Model]
+
+
+def load_weights(spec: config.BaseModel, build: Builder, work: Path, reporter: Reporter) -> keras.Model:
+    """Build the network without its top and give it its weights; raises SpecError, DataError."""
+    if spec.weights_from is not None:
+        suffix = _suffix(spec.weights_from.uri)
+        network = build(None)
+        _load_file(network, spec, _fetched(spec.weights_from, suffix, work, reporter))
+        return network
+    if spec.weights == "none":
+        return build(None)
+    try:
+        return build("imagenet")
+    except SpecError:
+        raise
+    except Exception as error:
+        # Keras raises a bare Exception when its server cannot be reached, ValueError for a wrong digest.
+        raise DataError(
+            f"The ImageNet weights of {spec.name} could not be downloaded ({keras_words(error)}); allow access to "
+            "the address, or give them with spec.baseModel.weightsFrom, or set spec.baseModel.weights to none."
+        ) from error
+
+
+def weights_identity(spec: config.BaseModel, network: keras.Model) -> Mapping[str, Any]:
+    """Say which weights they are, for the key of a feature set.
+
+    Random ones are known by how they were drawn: devices differ in the last bit of a random number.
+    """
+    if spec.weights_from is None and spec.weights == "none":
+        return {"seed": SEED, "keras": keras.__version__}
+    return {"sha256": weights_digest(network)}
+
+
+def weights_digest(network: keras.Model) -> str:
+    """SHA-256 over all variables in order: shape, type, bytes. Names count layers per process, so they are left out."""
+    digest = hashlib.sha256()
+    for variable in network.weights:
+        values = np.ascontiguousarray(variable.numpy())
+        digest.update(f"{values.dtype.str}{values.shape};".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _suffix(uri: str) -> str:
+    name = Path(urlsplit(uri).path).name
+    for suffix in _SUFFIXES:
+        if name.endswith(suffix):
+            return suffix
+    raise SpecError(f"{_FIELD}.uri is {shown(uri)}; weights are read from files that end in .weights.h5 or .h5.")
+
+
+def _fetched(source: config.FileSource, suffix: str, work: Path, reporter: Reporter) -> Path:
+    path = fetch(source, _FIELD, MOUNT, work, reporter)
+    if _suffix_matches(path, suffix):
+        return path
+    # Keras reads a file by its suffix.
+    link = work / f"base{suffix}"
+    link.symlink_to(path.resolve())
+    return link
+
+
+def _suffix_matches(path: Path, suffix: str) -> bool:
+    return path.name.endswith(suffix) and (suffix == ".weights.h5") == path.name.endswith(".weights.h5")
+
+
+def _load_file(network: keras.Model, spec: config.BaseModel, path: Path) -> None:
+    try:
+        network.load_weights(path)
+    except OSError as error:
+        raise DataError(f"{_FIELD} is no readable HDF5 file ({keras_words(error)}); write the file again.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise SpecError(
+            f"{_FIELD} holds no weights of {spec.name} without its top and with these arguments "
+            f"({keras_words(error)}); give the file for this model."
+        ) from error
