@@ -1,7 +1,6 @@
 """From a TrainingSession to its Job on the cluster of `make cluster`, beside a raw client that only creates Jobs.
 
-Both create in a namespace whose quota admits no pod, so that nothing but the control plane works. Times are those of one
-client's watch.
+Both create in a namespace whose quota admits no pod, so that only the control plane works; times are those of one watch.
 """
 
 from __future__ import annotations
@@ -85,9 +84,7 @@ def main(repo: Path) -> None:
             start = time.perf_counter()
             batch.create_namespaced_job(NAMESPACE, job(f"raw{i:03}"))
             measured["raw client"].append(jobs.wait(f"raw{i:03}") - start)
-        print(
-            f"{'':12} {'p50 ms':>8} {'max ms':>8}   {SESSIONS} each, in turn; the first, which makes the database, is left out"
-        )
+        print(f"{'':12} {'p50 ms':>8} {'max ms':>8}   {SESSIONS} each, in turn")
         for name, seconds in measured.items():
             warm = sorted(seconds[1:])
             print(f"{name:12} {1000 * statistics.median(warm):8.0f} {1000 * warm[-1]:8.0f}")
