@@ -53,7 +53,7 @@ def keras_words(error: BaseException) -> str:
     return clip(text.split(". ", 1)[0].split(" Full ", 1)[0].rstrip("."), 300)
 
 
-def _check_value(name: str, value: Any, path: str) -> None:  # noqa: ANN401 - a value of a user's JSON
+def _check_value(name: str, value: Any, path: str) -> None:
     if isinstance(value, Mapping):
         _check_object(name, value, path)
     elif isinstance(value, list | tuple):

@@ -113,7 +113,7 @@ def _rows(chunks: Sequence[npt.NDArray[Any]] | npt.NDArray[Any], channels: int) 
         yield np.asarray(chunks[start : start + step]).reshape(-1, channels)
 
 
-def _apply(layer: Layer, index: int, flow: Any, names: set[str]) -> Any:  # noqa: ANN401 - Keras tensors have no type
+def _apply(layer: Layer, index: int, flow: Any, names: set[str]) -> Any:
     import keras
     import tensorflow as tf
 

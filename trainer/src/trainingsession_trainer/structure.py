@@ -4,8 +4,6 @@ A dataclass field says what it accepts by its type and by `accepts(...)`; names 
 snake_case in Python.
 """
 
-# ruff: noqa: ANN401 - this module is where data without a type becomes data with one.
-
 from __future__ import annotations
 
 import dataclasses
