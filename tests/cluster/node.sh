@@ -28,7 +28,7 @@ started_at() { awk '{sub(/.*\) /, ""); print $20}' "/proc/$1/stat" 2>/dev/null; 
 # A pid file holds the pid and when that process started: after a reboot the same number may be somebody else's.
 running() {
   local pid began
-  read -r pid began <"$dir/run/$1.pid" 2>/dev/null || return 1
+  read -r pid began 2>/dev/null <"$dir/run/$1.pid" || return 1
   [[ -n $began && $(started_at "$pid") == "$began" ]]
 }
 
@@ -39,13 +39,6 @@ start() {
   setsid nsenter --net="/run/netns/$netns" "$@" >"$dir/log/$name.log" 2>&1 </dev/null {lock_fd}>&- &
   pid=$!
   echo "$pid $(started_at "$pid")" >"$dir/run/$name.pid"
-}
-
-signal() {
-  local name
-  for name in "${@:2}"; do
-    if running "$name"; then kill "-$1" "$(cut -d' ' -f1 "$dir/run/$name.pid")" 2>/dev/null || true; fi
-  done
 }
 
 node_answers() {
@@ -105,7 +98,7 @@ remove_cgroup() {
 node_up() {
   ((EUID == 0)) || fail "A real node needs root: run this as root, start Docker, or name a cluster with TS_KUBECONFIG."
   apt_install containerd=containerd runc=runc /usr/lib/cni/bridge=containernetworking-plugins iptables=iptables conntrack=conntrack \
-    ip=iproute2 openssl=openssl nsenter=util-linux python3=python3
+    ip=iproute2 openssl=openssl nsenter=util-linux pgrep=procps python3=python3
   local began=$SECONDS hint="look into $dir/log"
   mkdir -p "$dir"/{run,log,pki,cni,etcd,volumes,conf}
   echo "$root" >"$dir/checkout"
@@ -304,15 +297,21 @@ YAML
 
 # ---- down --------------------------------------------------------------------------------------------------------------------------
 
-# Shims carry on without containerd; each is known by the socket that it was started for.
-shim_pids() {
-  local folder
-  for folder in /proc/[0-9]*; do
-    if [[ -r $folder/cmdline ]] && tr '\0' '\n' <"$folder/cmdline" 2>/dev/null | grep -qxF "$dir/containerd.sock" &&
-      [[ $(readlink "$folder/exe" 2>/dev/null) == *containerd-shim* ]]; then
-      echo "${folder#/proc/}"
-    fi
+# own_pids PATTERN: the processes that run a program of such a name on behalf of this node. All of them have its folder in their arguments
+# (a shim: containerd's socket), so that also what no pid file tells of any more is found, and nothing else is.
+own_pids() {
+  local file program
+  for file in $(grep -lzF "$dir/" /proc/[0-9]*/cmdline 2>/dev/null); do
+    program=$(readlink "${file%/cmdline}/exe" 2>/dev/null) || continue
+    program=${program% (deleted)}
+    # shellcheck disable=SC2053 # a pattern
+    if [[ ${program##*/} == $1 ]]; then basename "${file%/cmdline}"; fi
   done
+}
+
+kill_own() { # SIGNAL PATTERN
+  local pid
+  for pid in $(own_pids "$2"); do kill "-$1" "$pid" 2>/dev/null || true; done
 }
 
 none_left() { [[ -z $("$@") ]]; }
@@ -326,41 +325,37 @@ within() { # SECONDS COMMAND…: whether the command succeeds in that time
   done
 }
 
-none_running() {
-  local name
-  for name in "$@"; do if running "$name"; then return 1; fi; done
-}
-
 node_down() {
-  [[ -d $dir || -e /run/netns/$netns || -d $(cgroup_hierarchies | head -n1)/$cgroup ]] || return 0
+  [[ -d $dir || -e /run/netns/$netns || -e /sys/class/net/$netns || -d $(cgroup_hierarchies | head -n1)/$cgroup ]] || return 0
   ((EUID == 0)) || fail "A node of an earlier run is there, and only root can take it down: run this as root."
   rm -f "$dir/ready"
   # The kubelet first: it would start again what is stopped here.
-  signal KILL kubelet
-  local pid
+  kill_own KILL kubelet
+  local pid daemons='@(containerd|kube*|etcd|coredns|volumes)'
   for pid in $(container_pids); do kill -KILL "$pid" 2>/dev/null || true; done
   within 5 none_left container_pids || true
   # containerd sees the containers end and dismisses their shims, which then remove their sockets.
-  within 5 none_left shim_pids || true
-  local others=(containerd proxy coredns volumes scheduler controller-manager)
-  signal TERM "${others[@]}"
-  within 5 none_running "${others[@]}" || signal KILL "${others[@]}"
-  # kube-apiserver waits a minute for a graceful end, and its data goes with it.
-  signal KILL apiserver etcd
-  for pid in $(shim_pids); do kill -KILL "$pid" 2>/dev/null || true; done
-  within 5 none_running apiserver etcd || true
+  within 5 none_left own_pids 'containerd-shim*' || true
+  # Nothing has to end gracefully: what it would write goes with it, and kube-apiserver would take a minute.
+  kill_own KILL "$daemons"
+  kill_own KILL 'containerd-shim*'
+  within 5 none_left own_pids '*' || true
   # shellcheck disable=SC2038 # the names come from inside the files
-  find "$dir/containerd-state" -path '*runtime.v2.task*' -name address -exec sed -n 's#^unix://##p' {} + 2>/dev/null | xargs -r -d '\n' rm -f
+  find "$dir/containerd-state" -path '*runtime.v2.task*' -name address -exec sed -n 's#^unix://##p' {} + 2>/dev/null | xargs -r -d '\n' rm -f || true
   awk -v prefix="$dir/" 'index($2, prefix) == 1 {print $2}' /proc/mounts | sort -r | xargs -r umount -l 2>/dev/null || true
   ip netns del "$netns" 2>/dev/null || true
   ip link del "$netns" 2>/dev/null || true
   remove_cgroup
   if [[ -s $dir/sysctl.before ]]; then sysctl -q -e -p "$dir/sysctl.before" >/dev/null 2>&1 || true; fi
   # What CNI and the kubelet keep outside, at places that cannot be set.
-  rm -f "/var/lib/cni/results/$cni_network"-*
+  local result sandbox
+  for result in /var/lib/cni/results/"$cni_network"-*-eth0; do
+    sandbox=${result##*/"$cni_network"-}
+    rm -f "$result" "/var/lib/cni/results/cni-loopback-${sandbox%-eth0}-lo"
+  done
   find /var/log/containers -maxdepth 1 -lname "$dir/*" -delete 2>/dev/null || true
   rmdir /var/log/containers /run/containerd/s /run/containerd /var/lib/cni/results /var/lib/cni 2>/dev/null || true
-  if [[ ! -d /var/lib/kubelet/pods ]]; then # no kubelet of the machine's own
+  if [[ ! -d /var/lib/kubelet/pods ]] && ! pgrep -x kubelet >/dev/null; then # no kubelet of the machine's own, and no other checkout's
     rm -f /var/lib/kubelet/device-plugins/kubelet.sock
     rmdir /var/lib/kubelet/device-plugins /var/lib/kubelet 2>/dev/null || true
   fi
