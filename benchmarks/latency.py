@@ -1,6 +1,6 @@
 """From a TrainingSession to its Job on the cluster of `make cluster`, beside a raw client that only creates Jobs.
 
-Both create in a namespace whose quota admits no pod, so that only the control plane works; times are those of one watch.
+Both create where a quota admits no pod, so that only the control plane works; times are those of one watch.
 """
 
 from __future__ import annotations

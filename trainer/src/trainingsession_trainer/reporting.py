@@ -40,6 +40,7 @@ class Reporter:
         self._last_record = float("-inf")
         self._last_line: dict[str, float] = {}
         self._sink_failed = False
+        self._epochs: Mapping[str, int | float | None] = {}
 
     def attach(self, sink: ProgressSink) -> None:
         """Write progress to `sink` from now on."""
@@ -56,7 +57,8 @@ class Reporter:
         if name not in PHASES:
             raise ValueError(f"unknown phase {name}")
         self._phase = name
-        self._record({"percent": 0}, force=True)
+        # Publishing follows the last epoch at once; how far the epochs came stays true.
+        self._record(self._epochs if name == "Publishing" else {"percent": 0}, force=True)
 
     def extraction(
         self,
@@ -97,17 +99,15 @@ class Reporter:
         if remaining >= 1:
             words.append(f"{duration(remaining)} remaining")
         self.info("  ".join(words))
-        self._record(
-            {
-                "epoch": epoch,
-                "epochs": epochs,
-                "percent": percent(epoch, epochs),
-                "remainingSeconds": remaining,
-                "loss": figures.get("loss"),
-                "imagesPerSecond": images / seconds if seconds > 0 else None,
-            },
-            force=epoch == epochs,
-        )
+        self._epochs = {
+            "epoch": epoch,
+            "epochs": epochs,
+            "percent": percent(epoch, epochs),
+            "remainingSeconds": remaining,
+            "loss": figures.get("loss"),
+            "imagesPerSecond": images / seconds if seconds > 0 else None,
+        }
+        self._record(self._epochs, force=epoch == epochs)
 
     def _line_is_due(self, kind: str) -> bool:
         now = self._clock()
