@@ -301,12 +301,12 @@ YAML
 # (a shim: containerd's socket), so that also what no pid file tells of any more is found, and nothing else is.
 own_pids() {
   local file program
-  for file in $(grep -lzF "$dir/" /proc/[0-9]*/cmdline 2>/dev/null); do
+  while read -r file; do
     program=$(readlink "${file%/cmdline}/exe" 2>/dev/null) || continue
     program=${program% (deleted)}
     # shellcheck disable=SC2053 # a pattern
     if [[ ${program##*/} == $1 ]]; then basename "${file%/cmdline}"; fi
-  done
+  done < <(grep -lzF "$dir/" /proc/[0-9]*/cmdline 2>/dev/null)
 }
 
 kill_own() { # SIGNAL PATTERN
