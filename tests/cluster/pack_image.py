@@ -1,6 +1,6 @@
 """Packs an image in OCI layout for `ctr images import`, without the layers that the node already has.
 
-pack_image.py LAYOUT NAME                  reads the digests of the node's content from stdin, writes the archive to stdout
+pack_image.py LAYOUT NAME                  reads the digests of the node's content from stdin, writes the archive
 pack_image.py --size STORAGE IMAGE BASE    says how large the image is; both images as `buildah inspect` describes them
 """
 

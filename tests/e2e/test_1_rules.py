@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from real_cluster import condition
+
 INVALID = sorted((Path(__file__).parent.parent.parent / "manifests/samples/invalid").glob("*.yaml"))
 VALID = sorted((Path(__file__).parent.parent.parent / "manifests/samples").glob("*.yaml"))
 
@@ -61,8 +63,6 @@ def test_explain_describes_every_field(stack):
 
 
 def test_a_quota_that_admits_no_pod_shows_in_a_condition(stack, closed, digits):
-    from cluster import condition
-
     stack.apply(digits("quota"), namespace=closed)
 
     def denied():

@@ -151,7 +151,7 @@ def test_a_conflict_is_looked_at_again_without_a_word(start, caplog):
 @pytest.mark.parametrize(
     ("error", "said", "traceback"),
     [
-        (StorageUnavailableError("MongoDB is away"), "session team-a/digits: MongoDB is away; trying again in 1 s", False),
+        (StorageUnavailableError("it is away"), "session team-a/digits: it is away; trying again in 1 s", False),
         (KeyError("oops"), "session team-a/digits: unexpected failure; trying again in 1 s", True),
     ],
 )  # fmt: skip

@@ -29,7 +29,8 @@ def test_hosts_are_not_needed_for_a_mongodb_elsewhere():
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"TRAINER_IMAGE": ""}, "the environment variable TRAINER_IMAGE is missing; set it to the image of the trainer"),
+        ({"TRAINER_IMAGE": ""},
+         "the environment variable TRAINER_IMAGE is missing; set it to the image of the trainer"),
         ({"MONGODB_HOSTS": ""}, "the environment variable MONGODB_HOSTS is missing; set it to host:port of MongoDB"),
         ({"WORKERS": "0"}, 'the environment variable WORKERS is "0"; set it to a whole number from 1 to 64'),
         ({"WORKERS": "65"}, 'the environment variable WORKERS is "65"; set it to a whole number from 1 to 64'),
@@ -37,7 +38,8 @@ def test_hosts_are_not_needed_for_a_mongodb_elsewhere():
         ({"WORKERS": "²"}, 'the environment variable WORKERS is "²"; set it to a whole number from 1 to 64'),
         ({"LOG_LEVEL": "loud"},
          'the environment variable LOG_LEVEL is "loud"; set it to one of info, debug, warning, error'),
-        ({"MONGODB_USERS": "none"}, 'the environment variable MONGODB_USERS is "none"; set it to one of managed, shared'),
+        ({"MONGODB_USERS": "none"},
+         'the environment variable MONGODB_USERS is "none"; set it to one of managed, shared'),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_a_sentence(changed, sentence):

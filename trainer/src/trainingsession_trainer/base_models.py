@@ -114,7 +114,7 @@ class BaseModel:
         pixels = keras.Input(self.image_shape or (None, None, 3), dtype="float32", name="pixels")
         return keras.Model(pixels, self._features(self.resizing()(pixels)), name="features")
 
-    def _features(self, resized: Any) -> Any:  # noqa: ANN401 - a Keras tensor
+    def _features(self, resized: Any) -> Any:
         features = self.network(preprocess(resized, self.preprocessing), training=False)
         return features if self.precision == "float32" else keras.ops.cast(features, "float32")
 
@@ -203,7 +203,7 @@ def open_base_model(spec: config.BaseModel, work: Path, reporter: Reporter) -> B
     )
 
 
-def preprocess(pixels: Any, mode: str) -> Any:  # noqa: ANN401 - a tensor or a Keras tensor
+def preprocess(pixels: Any, mode: str) -> Any:
     """Do what the module's `preprocess_input` does, with parts that Keras saves and loads by itself."""
     if mode == "tf":
         return keras.layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="rescale")(pixels)
@@ -220,7 +220,7 @@ def preprocess(pixels: Any, mode: str) -> Any:  # noqa: ANN401 - a tensor or a K
     return pixels
 
 
-def _checked(value: Any, default: Any, path: str) -> Any:  # noqa: ANN401 - a value of a user's JSON
+def _checked(value: Any, default: Any, path: str) -> Any:
     if isinstance(default, bool):
         if not isinstance(value, bool):
             raise SpecError(f"{path} is {shown(value)}; it must be true or false.")

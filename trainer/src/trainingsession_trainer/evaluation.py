@@ -42,9 +42,9 @@ def evaluate(head: keras.Model, training: Training, test: LabelledFeatures) -> E
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (test.labels, predicted), 1)
     correct, total = int(np.trace(confusion)), len(test.labels)
-    labels = test.labels
+    labels: npt.NDArray[np.int32] | npt.NDArray[np.float32] = test.labels
     if training.loss.name != "sparse_categorical_crossentropy":
-        labels = np.eye(classes, dtype=np.float32)[labels]
+        labels = np.eye(classes, dtype=np.float32)[test.labels]
     loss = float(build_loss(training.loss)(labels, probabilities))
     return Evaluation(correct / total, loss, wilson_interval(correct, total), confusion)
 

@@ -1,0 +1,128 @@
+"""The definition documents and bounds every field, and the operator's dataclasses have its defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import builders
+from trainingsession_operator import jobs, resource, status
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def definition(repo: Path) -> Json:
+    found: Json = yaml.safe_load((repo / "manifests/crd/trainingsessions.yaml").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def schema(definition: Json) -> Json:
+    found: Json = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    return {key: found[key] for key in ("spec", "status")}
+
+
+def fields(name: str, schema: Json) -> Iterator[tuple[str, Json]]:
+    """Every field below `schema` with its path."""
+    for key, below in schema.get("properties", {}).items():
+        yield f"{name}.{key}", below
+        yield from fields(f"{name}.{key}", below)
+    if "items" in schema:
+        yield f"{name}[]", schema["items"]
+        yield from fields(f"{name}[]", schema["items"])
+
+
+def every(schema: Json) -> list[tuple[str, Json]]:
+    return [found for part, below in schema.items() for found in fields(part, below)]
+
+
+def test_every_field_has_a_description(schema):
+    assert [path for path, below in every(schema) if not below.get("description") and not path.endswith("[]")] == []
+
+
+def test_every_string_list_and_map_has_a_bound(schema):
+    open_ended = []
+    for path, below in every(schema):
+        kind = below.get("type")
+        if kind == "string" and not (below.get("enum") or below.get("maxLength") or below.get("format") == "date-time"):
+            open_ended.append(path)
+        if kind == "array" and "maxItems" not in below:
+            open_ended.append(path)
+        free = "additionalProperties" in below or below.get("x-kubernetes-preserve-unknown-fields")
+        if kind == "object" and free and "maxProperties" not in below:
+            open_ended.append(path)
+        inner = below.get("additionalProperties")
+        if isinstance(inner, dict) and "maxLength" not in inner:
+            open_ended.append(f"{path}{{}}")
+        if below.get("x-kubernetes-int-or-string") and "maxLength" not in below:
+            open_ended.append(path)
+    assert open_ended == []
+
+
+def test_every_number_has_a_least_value(schema):
+    numbers = [(path, below) for path, below in every(schema) if below.get("type") in ("integer", "number")]
+    assert [path for path, below in numbers if "minimum" not in below] == []
+
+
+def test_names(definition):
+    spec = definition["spec"]
+    assert (spec["group"], spec["names"]["plural"], spec["names"]["kind"]) == (
+        resource.GROUP, resource.PLURAL, resource.KIND,
+    )  # fmt: skip
+    assert [version["name"] for version in spec["versions"]] == [resource.VERSION]
+
+
+def test_a_session_without_its_optional_parts_is_read_with_the_definitions_defaults(schema):
+    bare = builders.resource()
+    bare["spec"] = {"dataset": {"name": "digits"}, "baseModel": {"name": "MobileNet"}}
+    read = resource.parse_session(bare)
+
+    def defaults(part: str) -> Json:
+        below = schema["spec"]["properties"][part]["properties"]
+        return {name: field.get("default") for name, field in below.items()}
+
+    assert defaults("resources") == {
+        "gpus": read.resources.gpus,
+        "gpuResourceName": read.resources.gpu_resource_name,
+        "cpu": read.resources.cpu,
+        "memory": read.resources.memory,
+    }
+    assert defaults("runPolicy") == {
+        "backoffLimit": read.run_policy.backoff_limit,
+        "activeDeadlineSeconds": read.run_policy.active_deadline_seconds,
+    }
+    assert set(defaults("scheduling")) == {"nodeSelector", "tolerations", "priorityClassName"}
+    assert (read.scheduling.node_selector, read.scheduling.tolerations) == ({}, ())
+
+
+def test_reasons_and_conditions_are_ones_that_the_definition_accepts(schema):
+    import re
+
+    condition = schema["status"]["properties"]["conditions"]["items"]["properties"]
+    reasons = [value for key, value in vars(status.Reason).items() if key.isupper()]
+    assert all(re.fullmatch(condition["reason"]["pattern"], reason) for reason in reasons)
+    assert all(re.fullmatch(condition["type"]["pattern"], kind) for kind in status.CONDITIONS)
+    assert condition["message"]["maxLength"] == status.MESSAGE_LENGTH
+    assert len(reasons) == len(set(reasons))
+
+
+def test_the_columns_show_fields_that_are_there(definition, schema):
+    paths = {path for path, _ in every(schema)} | {"metadata.creationTimestamp"}
+    for column in definition["spec"]["versions"][0]["additionalPrinterColumns"]:
+        path = column["jsonPath"].removeprefix(".").split("[")[0]
+        assert path in paths, column["name"]
+
+
+def test_jobs_have_only_the_kinds_of_volumes_that_the_charts_policy_lets_through(repo):
+    policy = (repo / "charts/trainingsession/templates/operator-admission.yaml").read_text()
+    claims = {"uri": "file:///flowers.tar.gz", "claimName": "flowers"}
+    pod = jobs.build_job(builders.session(dataset=claims), builders.settings())["spec"]["template"]["spec"]
+    for volume in pod["volumes"]:
+        (kind,) = set(volume) - {"name"}
+        assert kind in policy, f"{kind} is not named in the policy"
+    assert jobs.TENANT_SECRET in policy

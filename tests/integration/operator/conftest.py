@@ -1,0 +1,56 @@
+"""A real API server and a real mongod for the operator's own modules."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from kubernetes import client, watch
+
+from real_apiserver import RealApiServer
+
+
+@pytest.fixture(scope="session")
+def api(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[client.ApiClient]:
+    """Client of a bare API server with the definition applied."""
+    tools = Path(os.environ.get("TS_API_SERVER", repo / ".cluster" / "bin"))
+    missing = RealApiServer.missing(tools)
+    if missing:
+        reason = f"{tools} holds no {missing}; run `make cluster`, or set TS_API_SERVER to the folder that does"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    server = RealApiServer(tmp_path_factory.mktemp("apiserver"), tools)
+    try:
+        server.start()
+        connected = server.client()
+        define(connected, repo / "manifests/crd/trainingsessions.yaml")
+        yield connected
+    finally:
+        server.stop()
+
+
+def define(api: client.ApiClient, definition: Path) -> None:
+    """Apply the definition and return when it is served."""
+    definitions = client.ApiextensionsV1Api(api)
+    definitions.create_custom_resource_definition(yaml.safe_load(definition.read_text()))
+    for event in watch.Watch().stream(definitions.list_custom_resource_definition, timeout_seconds=60):
+        conditions = event["object"].status.conditions or []
+        if any(c.type == "Established" and c.status == "True" for c in conditions):
+            return
+    pytest.fail("the definition was not established within 60 s")
+
+
+@pytest.fixture
+def namespace(api: client.ApiClient) -> str:
+    """A fresh namespace; it ends with the server."""
+    name = f"team-{uuid.uuid4().hex[:8]}"
+    core = client.CoreV1Api(api)
+    core.create_namespace({"metadata": {"name": name}})
+    # Its controller does not run, and no pod is admitted without one.
+    core.create_namespaced_service_account(name, {"metadata": {"name": "default"}})
+    return name

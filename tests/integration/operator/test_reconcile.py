@@ -1,0 +1,376 @@
+"""Looks at sessions with a real API server and a real mongod; the test acts as the Job controller and the trainer."""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from kubernetes import client
+
+import builders
+from builders import condition, result
+from real_mongod import free_port
+from trainingsession_operator.cluster import Cluster
+from trainingsession_operator.errors import ConflictError
+from trainingsession_operator.reconcile import Reconciler
+from trainingsession_operator.records import COLLECTION, Records, Server
+from trainingsession_operator.resource import GROUP, PLURAL, VERSION
+
+Json = dict[str, Any]
+WRITES = ("patch_status", "create_job", "set_job_deadline", "write_secret", "post_event")
+RECORD_WRITES = ("prepare", "count_lost_job")
+
+
+class Killed(BaseException):
+    """The operator's process ended here; nothing in the operator can catch it."""
+
+
+@dataclass
+class Killer:
+    """Ends the operator after the `at`-th write: the one hook through which faults come in."""
+
+    at: int = 0
+    writes: list[str] = field(default_factory=list)
+
+    def after(self, name: str) -> None:
+        self.writes.append(name)
+        if len(self.writes) == self.at:
+            raise Killed(name)
+
+
+def killable(cls: type[Any], names: tuple[str, ...]) -> type[Any]:
+    """A subclass that does everything as `cls` and tells the killer after each write."""
+
+    def method(name: str) -> Callable[..., Any]:
+        def call(self: Any, *arguments: Any, **options: Any) -> Any:
+            done = getattr(cls, name)(self, *arguments, **options)
+            self.killer.after(name)
+            return done
+
+        return call
+
+    return type(f"Killable{cls.__name__}", (cls,), {name: method(name) for name in names})
+
+
+KillableCluster = killable(Cluster, WRITES)
+KillableRecords = killable(Records, RECORD_WRITES)
+
+
+class World:
+    """One namespace, and the test's own hands in it."""
+
+    def __init__(self, api: client.ApiClient, mongodb: str, namespace: str) -> None:
+        self.api, self.mongodb, self.namespace = api, mongodb, namespace
+        self.custom, self.batch = client.CustomObjectsApi(api), client.BatchV1Api(api)
+        self.core = client.CoreV1Api(api)
+        self.opened: list[Records] = []
+
+    def operator(self, killer: Killer | None = None) -> Reconciler:
+        """A new operator process, which knows nothing yet."""
+        cluster = KillableCluster(self.api)
+        records = KillableRecords(Server(self.mongodb, managed_users=False), cluster)
+        cluster.killer = records.killer = killer or Killer()
+        self.opened.append(records)
+        return Reconciler(builders.settings(), cluster, records)
+
+    def create(self, name: str, **spec: Any) -> Json:
+        body = builders.resource(name=name, **spec)
+        body["metadata"] = {"name": name, "namespace": self.namespace}
+        found: Json = self.custom.create_namespaced_custom_object(GROUP, VERSION, self.namespace, PLURAL, body)
+        return found
+
+    def session(self, name: str) -> Json:
+        found: Json = self.custom.get_namespaced_custom_object(GROUP, VERSION, self.namespace, PLURAL, name)
+        return found
+
+    def delete(self, name: str) -> None:
+        self.custom.delete_namespaced_custom_object(GROUP, VERSION, self.namespace, PLURAL, name)
+
+    def jobs(self) -> list[client.V1Job]:
+        return list(self.batch.list_namespaced_job(self.namespace).items)
+
+    def delete_job(self, name: str) -> None:
+        self.batch.delete_namespaced_job(name, self.namespace, propagation_policy="Background")
+
+    def run_pod(self) -> None:
+        """Make the Job's pod and write its status, as the Job controller and the kubelet do."""
+        (job,) = self.batch.list_namespaced_job(self.namespace, _preload_content=False).json()["items"]
+        template = job["spec"]["template"]
+        name = f"{job['metadata']['name']}-{uuid.uuid4().hex[:5]}"
+        body = {"metadata": {"name": name, "labels": template["metadata"]["labels"]}, "spec": template["spec"]}
+        self.core.create_namespaced_pod(self.namespace, body)
+        state = {"name": "trainer", "image": "x", "imageID": "x", "ready": True, "restartCount": 0,
+                 "state": {"running": {"startedAt": "2024-05-06T12:01:00Z"}}}  # fmt: skip
+        running = {"status": {"phase": "Running", "containerStatuses": [state]}}
+        self.core.patch_namespaced_pod_status(name, self.namespace, running)
+        started = {"status": {"startTime": "2024-05-06T12:00:00Z", "active": 1}}
+        self.batch.patch_namespaced_job_status(job["metadata"]["name"], self.namespace, started)
+
+    def delete_pods(self) -> None:
+        """End the pods, as the garbage collector does."""
+        self.core.delete_collection_namespaced_pod(self.namespace, grace_period_seconds=0)
+
+    def end_job(self, kind: str, reason: str = "BackoffLimitExceeded") -> None:
+        """Write the Job's status as its controller does: the target before the end."""
+        (job,) = self.jobs()
+        target = {"Complete": "SuccessCriteriaMet", "Failed": "FailureTarget"}[kind]
+        now = "2024-05-06T12:00:00Z"
+        end = [
+            {"type": one, "status": "True", "reason": reason, "message": "said the controller", "lastProbeTime": now,
+             "lastTransitionTime": now}
+            for one in (target, kind)
+        ]  # fmt: skip
+        status: Json = {"startTime": now, "conditions": end, "active": 0, "uncountedTerminatedPods": {}}
+        if kind == "Complete":
+            status |= {"completionTime": now, "succeeded": 1}
+        else:
+            status |= {"failed": 3}
+        self.batch.patch_namespaced_job_status(job.metadata.name, self.namespace, {"status": status})
+
+    def publish(self, name: str) -> None:
+        """Write the record's result as a trainer does."""
+        records = self.opened[-1]
+        uid = self.core.read_namespace(self.namespace).metadata.uid
+        sessions = records.namespace_database(self.namespace, uid)[COLLECTION]
+        done = sessions.update_one({"_id": self.session(name)["metadata"]["uid"]}, {"$set": {"result": result()}})
+        assert done.matched_count == 1
+
+
+@pytest.fixture
+def world(api: client.ApiClient, mongod: Any, namespace: str) -> Iterator[World]:
+    made = World(api, mongod.uri, namespace)
+    yield made
+    for records in made.opened:
+        records.close()
+
+
+def test_a_new_session_gets_one_job_that_it_owns(world):
+    session, operator = world.create("digits"), world.operator()
+    assert operator.look((world.namespace, "digits")) is not None
+    (job,) = world.jobs()
+    (owner,) = job.metadata.owner_references
+    assert (owner.kind, owner.name, owner.uid) == ("TrainingSession", "digits", session["metadata"]["uid"])
+    assert (owner.controller, owner.block_owner_deletion) == (True, False)
+    status = world.session("digits")["status"]
+    assert (status["phase"], status["jobName"]) == ("Pending", job.metadata.name)
+    assert set(world.operator().cluster.secret(world.namespace, "trainingsession-mongodb")) == {"uri", "database"}
+
+
+def test_looking_again_writes_nothing(world):
+    world.create("digits")
+    operator = world.operator()
+    key = (world.namespace, "digits")
+    for _ in range(2):
+        operator.look(key)
+    before = world.session("digits")["metadata"]["resourceVersion"]
+    job_before = world.jobs()[0].metadata.resource_version
+    killer = Killer()
+    for again in (operator, world.operator(killer)):
+        again.look(key)
+    assert world.session("digits")["metadata"]["resourceVersion"] == before
+    assert world.jobs()[0].metadata.resource_version == job_before
+    assert "patch_status" not in killer.writes
+
+
+@pytest.mark.parametrize(
+    ("ends", "published", "phase", "reason"),
+    [
+        ("Complete", True, "Succeeded", "ResultPublished"),
+        ("Failed", True, "Succeeded", "ResultPublished"),
+        ("Complete", False, "Failed", "ResultMissing"),
+        ("Failed", False, "Failed", "BackoffLimitExceeded"),
+    ],
+)
+def test_the_job_ends_and_so_does_the_session(world, ends, published, phase, reason):
+    world.create("digits")
+    operator, key = world.operator(), (world.namespace, "digits")
+    operator.look(key)
+    if published:
+        world.publish("digits")
+    world.end_job(ends)
+    assert operator.look(key) is None
+    status = world.session("digits")["status"]
+    assert status["phase"] == phase
+    assert condition(status, "Finished")["status"] == "True"
+    assert condition(status, "Complete" if phase == "Succeeded" else "Failed")["reason"] == reason
+    assert status.get("accuracy") == ("0.9625" if published else None)
+    assert "completionTime" in status
+    final = world.session("digits")["metadata"]["resourceVersion"]
+    assert operator.look(key) is None
+    assert world.session("digits")["metadata"]["resourceVersion"] == final
+    events = world.core.list_namespaced_event(world.namespace).items
+    assert sorted(event.reason for event in events) == sorted(["JobCreated", phase])
+
+
+def whole_life(world: World, operator: Callable[[], Reconciler]) -> None:
+    """A session from its creation to its end; every look may be killed, and then a new operator looks."""
+    key = (world.namespace, "digits")
+
+    def look() -> None:
+        try:
+            operator().look(key)
+        except Killed:
+            world.operator().look(key)
+
+    look()
+    world.run_pod()
+    look()
+    world.delete_pods()
+    world.delete_job(world.jobs()[0].metadata.name)
+    look()
+    world.run_pod()
+    look()
+    world.publish("digits")
+    world.delete_pods()
+    world.end_job("Complete")
+    look()
+
+
+def test_killed_after_any_write_the_next_operator_comes_to_the_same_end(world):
+    """For every write of a session's life in turn, until there is none left to be killed after."""
+    kills, ends = 0, []
+    while True:
+        world.create("digits", runPolicy={"activeDeadlineSeconds": 3600})
+        killer = Killer(at=kills)
+        alive = world.operator(killer)
+        whole_life(world, lambda alive=alive: alive)
+        (job,) = world.jobs()
+        session = world.session("digits")
+        assert job.metadata.owner_references[0].uid == session["metadata"]["uid"]
+        assert job.spec.active_deadline_seconds == 3600 + 60
+        ends.append(comparable(session["status"]))
+        world.delete("digits")
+        world.delete_job(job.metadata.name)
+        if kills > len(killer.writes):
+            break
+        kills += 1
+    assert set(killer.writes) == {*WRITES, *RECORD_WRITES} - {"write_secret"}, "it was written in the first life"
+    assert kills >= 10, "a whole life has at least ten writes"
+    assert {"phase": "Succeeded", "accuracy": "0.9625"}.items() <= ends[0].items()
+    assert ends == [ends[0]] * len(ends)
+
+
+def comparable(status: Json) -> Json:
+    """A status without what differs from one session to the next: times and the Job's name."""
+    same = copy.deepcopy(status)
+    for key in ("jobName", "completionTime"):
+        same.pop(key)
+    for found in same["conditions"]:
+        found.pop("lastTransitionTime")
+    return same
+
+
+def test_a_session_made_again_under_the_same_name_does_not_take_the_old_job(world):
+    old, operator = world.create("digits"), world.operator()
+    key = (world.namespace, "digits")
+    operator.look(key)
+    world.publish("digits")
+    world.end_job("Complete")
+    world.delete("digits")
+    new = world.create("digits")
+    operator.look(key)
+    owners = {job.metadata.owner_references[0].uid for job in world.jobs()}
+    assert owners == {old["metadata"]["uid"], new["metadata"]["uid"]}
+    status = world.session("digits")["status"]
+    assert status["phase"] == "Pending"
+    assert "accuracy" not in status
+
+
+def test_a_foreign_job_of_that_name_is_not_touched(world):
+    session, operator = world.create("digits"), world.operator()
+    name = f"digits-{session['metadata']['uid'][:8]}"
+    pod = {"restartPolicy": "Never", "containers": [{"name": "c", "image": "x"}]}
+    foreign = {"metadata": {"name": name}, "spec": {"template": {"spec": pod}}}
+    world.batch.create_namespaced_job(world.namespace, foreign)
+    operator.look((world.namespace, "digits"))
+    found = condition(world.session("digits")["status"], "PodsReady")
+    assert (found["reason"], name in found["message"]) == ("JobNameTaken", True)
+    assert world.jobs()[0].metadata.owner_references is None
+
+
+class Meddler(Cluster):
+    """Another writer changes the session's labels just before our status is written."""
+
+    world: World
+    times = 1
+
+    def patch_status(self, session: Any, changes: Any) -> str:
+        if self.times:
+            self.times -= 1
+            label = {"metadata": {"labels": {"meddled": "yes"}}}
+            self.world.custom.patch_namespaced_custom_object(
+                GROUP, VERSION, session.namespace, PLURAL, session.name, label
+            )
+        return super().patch_status(session, changes)
+
+
+def test_a_status_is_never_written_on_a_changed_session_and_the_fresh_one_is_looked_at(world):
+    world.create("digits")
+    meddler = Meddler(world.api)
+    meddler.world = world
+    operator = world.operator()
+    operator.cluster = meddler
+    key = (world.namespace, "digits")
+    with pytest.raises(ConflictError):
+        operator.look(key)
+    assert "status" not in world.session("digits")
+    operator.look(key)
+    session = world.session("digits")
+    assert session["metadata"]["labels"] == {"meddled": "yes"}
+    assert session["status"]["phase"] == "Pending"
+    assert len(world.jobs()) == 1
+
+
+def test_a_session_that_is_gone_is_told_and_not_looked_at_again(world):
+    gone: list[Any] = []
+    operator = world.operator()
+    operator.gone = gone.append
+    assert operator.look((world.namespace, "nobody")) is None
+    assert gone == [(world.namespace, "nobody")]
+
+
+def test_a_job_that_the_api_server_refuses_is_told_in_its_words(world):
+    world.create("digits")
+    operator = world.operator()
+
+    class Refusing(Cluster):
+        """Has every Job refused, as an admission policy would."""
+
+        def create_job(self, job: Json) -> bool:
+            job = copy.deepcopy(job)
+            job["spec"]["template"]["spec"]["restartPolicy"] = "Always"
+            return super().create_job(job)
+
+    operator.cluster = Refusing(world.api)
+    operator.look((world.namespace, "digits"))
+    found = condition(world.session("digits")["status"], "PodsReady")
+    assert found["reason"] == "JobRefused"
+    assert "restartPolicy" in found["message"]
+    operator.cluster = Cluster(world.api)
+    operator.look((world.namespace, "digits"))
+    assert len(world.jobs()) == 1
+
+
+def test_without_storage_no_job_is_made_and_the_session_says_so(world):
+    world.create("digits")
+    operator = world.operator()
+    away = f"mongodb://127.0.0.1:{free_port()}/?serverSelectionTimeoutMS=100"
+    operator.records = Records(Server(away, managed_users=False), operator.cluster)
+    world.opened.append(operator.records)
+    operator.look((world.namespace, "digits"))
+    found = condition(world.session("digits")["status"], "PodsReady")
+    assert (found["reason"], world.jobs()) == ("StorageUnavailable", [])
+    assert found["message"].startswith("MongoDB could not read the record: 127.0.0.1:")
+    assert found["message"].endswith("Connection refused The session waits for it.")
+
+
+def test_a_name_of_any_length_runs(world):
+    name = "a" + "b." * 100 + uuid.uuid4().hex[:8]
+    world.create(name)
+    world.operator().look((world.namespace, name))
+    assert world.session(name)["status"]["phase"] == "Pending"
+    assert len(world.jobs()) == 1

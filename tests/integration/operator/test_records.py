@@ -1,0 +1,337 @@
+"""The namespaces' databases on a real mongod that asks for passwords, and the records' changes."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import secrets
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure
+
+import builders
+from real_mongod import RealMongod, free_port
+from trainingsession_operator.cluster import Cluster
+from trainingsession_operator.errors import ConflictError, StorageUnavailableError
+from trainingsession_operator.records import COLLECTION, Records, Server, check_uri, database_name, server_uri
+from trainingsession_operator.resource import Session, parse_session
+
+Json = dict[str, Any]
+SOON = 30.0
+SECRET = "trainingsession-mongodb"
+
+
+class Secrets:
+    """Namespaces and Secrets in memory: the part of Cluster that Records uses.
+
+    It has no rights, no admission and no resourceVersions; a write of a Secret that is there, or not, as expected
+    succeeds, else it is a ConflictError as the API server gives.
+    """
+
+    def __init__(self) -> None:
+        self.namespaces: dict[str, str] = {}
+        self.secrets: dict[tuple[str, str], dict[str, str]] = {}
+        self.writes = 0
+        self.before_write: Callable[[], None] = lambda: None
+
+    def namespace(self) -> str:
+        name = f"team-{uuid.uuid4().hex[:8]}"
+        self.namespaces[name] = str(uuid.uuid4())
+        return name
+
+    def namespace_uid(self, namespace: str) -> str | None:
+        return self.namespaces.get(namespace)
+
+    def secret(self, namespace: str, name: str) -> dict[str, str] | None:
+        found = self.secrets.get((namespace, name))
+        return dict(found) if found is not None else None
+
+    def write_secret(self, namespace: str, name: str, values: Mapping[str, str], *, exists: bool) -> None:
+        self.before_write()
+        if ((namespace, name) in self.secrets) != exists:
+            raise ConflictError("cannot write the Secret: it is there already", 409)
+        self.secrets[namespace, name] = dict(values)
+        self.writes += 1
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RealMongod, str]]:
+    """A mongod that asks for passwords, and its administrator's URI."""
+    folder: Path = tmp_path_factory.mktemp("guarded")
+    keyfile = folder / "keyfile"
+    keyfile.write_bytes(base64.b64encode(secrets.token_bytes(96)))
+    keyfile.chmod(0o600)
+    server = RealMongod(folder, ("--auth", "--keyFile", str(keyfile)))
+    server.start()
+    server.initiate()
+    # The localhost exception: the first user may be made without one.
+    with MongoClient(server.uri) as alone:
+        alone.admin.command("createUser", "admin", pwd="p/ss:w@rd", roles=["root"])
+    yield server, server_uri(server.address, "rs0", "admin", "p/ss:w@rd")
+    server.stop()
+
+
+@pytest.fixture
+def cluster() -> Secrets:
+    return Secrets()
+
+
+@pytest.fixture
+def records(guarded: tuple[RealMongod, str], cluster: Secrets) -> Iterator[Records]:
+    made = new_operator(guarded[1], cluster)
+    yield made
+    made.close()
+
+
+def new_operator(uri: str, cluster: Secrets, *, managed: bool = True) -> Records:
+    return Records(Server(uri, managed), cast("Cluster", cluster))
+
+
+def session_in(namespace: str) -> Session:
+    found = builders.resource(uid=str(uuid.uuid4()))
+    found["metadata"]["namespace"] = namespace
+    return parse_session(found)
+
+
+def as_tenant(cluster: Secrets, namespace: str) -> MongoClient[Json]:
+    return MongoClient(cluster.secrets[namespace, SECRET]["uri"], serverSelectionTimeoutMS=10_000)
+
+
+def test_a_namespace_gets_a_database_a_user_and_a_secret_that_work(records, cluster):
+    session = session_in(cluster.namespace())
+    records.prepare(session)
+    name = database_name(session.namespace, cluster.namespaces[session.namespace])
+    assert cluster.secrets[session.namespace, SECRET]["database"] == name
+    with as_tenant(cluster, session.namespace) as tenant:
+        own = tenant[name]
+        assert own[COLLECTION].find_one({"_id": session.uid})["name"] == session.name
+        own["artifacts.files"].insert_one({"_id": 1})
+        own["feature_shards"].create_index("key")
+
+
+def test_a_namespaces_user_reads_and_writes_no_other_database(records, cluster):
+    mine, other = session_in(cluster.namespace()), session_in(cluster.namespace())
+    for session in (mine, other):
+        records.prepare(session)
+    with as_tenant(cluster, mine.namespace) as tenant:
+        foreign = tenant[cluster.secrets[other.namespace, SECRET]["database"]]
+        for forbidden in (
+            foreign[COLLECTION].find_one,
+            lambda: foreign[COLLECTION].insert_one({}),
+            lambda: tenant.admin.command("listDatabases", nameOnly=True, authorizedDatabases=False),
+            lambda: tenant[cluster.secrets[mine.namespace, SECRET]["database"]].command("usersInfo"),
+        ):
+            with pytest.raises(OperationFailure, match=r"not authorized|Insufficient permissions"):
+                forbidden()
+
+
+def test_the_secret_is_there_before_the_user(guarded, records, cluster):
+    session = session_in(cluster.namespace())
+    name = database_name(session.namespace, cluster.namespaces[session.namespace])
+    users: list[Any] = []
+    with MongoClient(guarded[1]) as admin:
+        cluster.before_write = lambda: users.append(admin[name].command("usersInfo")["users"])
+        records.prepare(session)
+        assert users == [[]]
+        (user,) = admin[name].command("usersInfo")["users"]
+    assert user["roles"] == [{"role": "readWrite", "db": name}]
+
+
+def test_a_crash_between_secret_and_user_is_made_good(guarded, records, cluster):
+    session = session_in(cluster.namespace())
+    records.prepare(session)
+    before = cluster.secret(session.namespace, SECRET)
+    with MongoClient(guarded[1]) as admin:
+        admin[before["database"]].command("dropUser", before["database"])
+    again = new_operator(guarded[1], cluster)
+    again.prepare(session)
+    again.close()
+    assert cluster.secret(session.namespace, SECRET) == before
+    with as_tenant(cluster, session.namespace) as tenant:
+        assert tenant[before["database"]][COLLECTION].count_documents({}) == 1
+
+
+def test_the_password_is_kept_by_the_next_operator_and_nothing_is_written(guarded, records, cluster):
+    session = session_in(cluster.namespace())
+    records.prepare(session)
+    before, writes = cluster.secret(session.namespace, SECRET), cluster.writes
+    again = new_operator(guarded[1], cluster)
+    again.prepare(session)
+    again.close()
+    assert (cluster.secret(session.namespace, SECRET), cluster.writes) == (before, writes)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda uri: uri.replace("mongodb://", "mongodb://x"),
+        lambda uri: "mongodb://evil.example/?authSource=admin",
+        lambda uri: "",
+        lambda uri: "http://[",
+        lambda uri: uri + "&tls=true",
+    ],
+    ids=["another user", "another server", "empty", "no address", "another option"],
+)
+def test_a_secret_edited_by_hand_is_repaired(guarded, records, cluster, edit):
+    session = session_in(cluster.namespace())
+    records.prepare(session)
+    stored = cluster.secrets[session.namespace, SECRET]
+    name = stored["database"]
+    stored |= {"uri": edit(stored["uri"]), "database": "another"}
+    again = new_operator(guarded[1], cluster)
+    again.prepare(session)
+    again.close()
+    assert cluster.secrets[session.namespace, SECRET]["database"] == name
+    with as_tenant(cluster, session.namespace) as tenant:
+        assert tenant[name][COLLECTION].count_documents({}) == 1
+
+
+def test_a_secret_written_by_somebody_else_just_now_is_waited_for(records, cluster):
+    session = session_in(cluster.namespace())
+    cluster.before_write = lambda: cluster.secrets.update({(session.namespace, SECRET): {}})
+    with pytest.raises(StorageUnavailableError, match="written by somebody else just now"):
+        records.prepare(session)
+    cluster.before_write = lambda: None
+    assert records.prepare(session)["_id"] == session.uid
+
+
+def test_a_namespace_made_again_gets_another_database(records, guarded, cluster):
+    session = session_in(cluster.namespace())
+    records.prepare(session)
+    old = cluster.secrets.pop((session.namespace, SECRET))
+    cluster.namespaces[session.namespace] = str(uuid.uuid4())
+    again = new_operator(guarded[1], cluster)
+    again.prepare(session)
+    again.close()
+    assert cluster.secrets[session.namespace, SECRET]["database"] != old["database"]
+
+
+def test_a_namespace_that_is_gone_is_a_sentence(records):
+    with pytest.raises(StorageUnavailableError, match=r"^Namespace nowhere is gone\.$"):
+        records.prepare(session_in("nowhere"))
+
+
+@pytest.mark.parametrize("namespace", ["a", "a" * 63])
+def test_the_name_of_a_database_is_one_that_mongodb_takes(namespace):
+    assert len(database_name(namespace, str(uuid.uuid4())).encode()) <= 63
+
+
+def test_preparing_again_keeps_what_a_trainer_wrote(records, cluster):
+    session = session_in(cluster.namespace())
+    first = records.prepare(session)
+    assert {"recordVersion": 1, "namespace": session.namespace, "name": session.name}.items() <= first.items()
+    assert first["createdAt"] is not None
+    with as_tenant(cluster, session.namespace) as tenant:
+        own = tenant[cluster.secrets[session.namespace, SECRET]["database"]][COLLECTION]
+        own.update_one({"_id": session.uid}, {"$set": {"attempt": "pod-1", "result": {"accuracy": 0.5}}})
+    again = records.prepare(session)
+    assert again == {**first, "attempt": "pod-1", "result": {"accuracy": 0.5}}
+
+
+def test_a_lost_job_is_counted(records, cluster):
+    session = session_in(cluster.namespace())
+    records.prepare(session)
+    assert [records.count_lost_job(session) for _ in range(3)] == [1, 2, 3]
+    assert records.prepare(session)["jobsLost"] == 3
+
+
+def test_with_shared_users_the_secret_has_the_servers_own_user_and_the_namespaces_database(guarded, cluster):
+    shared = new_operator(guarded[1], cluster, managed=False)
+    session = session_in(cluster.namespace())
+    shared.prepare(session)
+    stored = cluster.secrets[session.namespace, SECRET]
+    with as_tenant(cluster, session.namespace) as tenant:
+        assert tenant.get_default_database().name == stored["database"]
+        assert tenant[stored["database"]][COLLECTION].count_documents({}) == 1
+    with MongoClient(guarded[1]) as admin:
+        assert admin[stored["database"]].command("usersInfo")["users"] == []
+    shared.close()
+
+
+def test_ping_says_why_mongodb_cannot_be_used(guarded, cluster):
+    usable = new_operator(guarded[1], cluster)
+    assert usable.ping() == ""
+    usable.close()
+    away = new_operator(f"mongodb://127.0.0.1:{free_port()}/?serverSelectionTimeoutMS=100", cluster)
+    sentence = away.ping()
+    assert sentence.startswith("MongoDB cannot be used: 127.0.0.1:")
+    assert "\n" not in sentence
+    assert len(sentence) < 330
+    away.close()
+    wrong = new_operator(guarded[1].replace("p%2Fss", "wrong"), cluster)
+    assert wrong.ping() == "MongoDB cannot be used: Authentication failed."
+    wrong.close()
+
+
+def test_a_uri_that_is_wrong_is_a_sentence_without_the_password():
+    assert check_uri("mongodb://admin:secret@host:27017/?replicaSet=rs0") == ""
+    for wrong in ("mongodb://admin:se/cret@host", "mongodb://", "mongodb://h:99999"):
+        sentence = check_uri(wrong)
+        assert sentence.startswith("The MongoDB URI is not valid; use mongodb://")
+        assert "cret" not in sentence
+
+
+class Lost(logging.Handler):
+    """Waits for the operator to say that it lost the records' changes."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith("lost the records' changes, trying again in "):
+            self.said.set()
+
+
+@pytest.fixture
+def lost_words() -> Iterator[Lost]:
+    handler, logger = Lost(), logging.getLogger("trainingsession_operator.records")
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+
+
+def test_changes_wake_and_after_an_outage_of_mongod_everything_is_looked_at(tmp_path, cluster, lost_words):
+    server = RealMongod(tmp_path)
+    server.start()
+    server.initiate()
+    records = new_operator(server.uri, cluster, managed=False)
+    changes, losses = threading.Semaphore(0), threading.Semaphore(0)
+    seen: list[str] = []
+    stop = threading.Event()
+
+    def changed(uid: str) -> None:
+        seen.append(uid)
+        changes.release()
+
+    follower = threading.Thread(target=records.follow, args=(changed, losses.release, stop), daemon=True)
+    follower.start()
+    try:
+        assert losses.acquire(timeout=SOON), "at the start everything is looked at"
+        session = session_in(cluster.namespace())
+        records.prepare(session)
+        assert changes.acquire(timeout=SOON)
+        with MongoClient(server.uri) as other:
+            other["elsewhere"]["not_sessions"].insert_one({"_id": "nobody"})
+        records.count_lost_job(session)
+        assert changes.acquire(timeout=SOON)
+        server.kill()
+        assert lost_words.said.wait(SOON)
+        server.start()
+        server.wait_for_primary()
+        assert losses.acquire(timeout=SOON), "changes may have been missed"
+        records.count_lost_job(session)
+        assert changes.acquire(timeout=SOON)
+        assert set(seen) == {session.uid}
+    finally:
+        stop.set()
+        follower.join(SOON)
+        records.close()
+        server.stop()
+    assert not follower.is_alive()
