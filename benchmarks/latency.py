@@ -5,7 +5,9 @@ Both create where a quota admits no pod, so that only the control plane works; t
 
 from __future__ import annotations
 
+import re
 import statistics
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -67,6 +69,16 @@ class JobsSeen:
         return found
 
 
+def resident_mb(repo: Path) -> int:
+    """Resident memory of the operator's process, in MB."""
+    command = [repo / ".cluster/bin/kubectl", "--kubeconfig", repo / ".cluster/kubeconfig", "-n", "trainingsession"]
+    command += ["exec", "deploy/trainingsession-operator", "--", "cat", "/proc/1/status"]
+    status = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = re.search(r"VmRSS:\s+(\d+) kB", status)
+    assert found, status
+    return int(found[1]) * 1024 // 1_000_000
+
+
 def main(repo: Path) -> None:
     config.load_kube_config(str(repo / ".cluster/kubeconfig"))
     core, batch, custom = client.CoreV1Api(), client.BatchV1Api(), client.CustomObjectsApi()
@@ -89,6 +101,7 @@ def main(repo: Path) -> None:
             warm = sorted(seconds[1:])
             print(f"{name:12} {1000 * statistics.median(warm):8.0f} {1000 * warm[-1]:8.0f}")
         print(f"first session of the namespace: {1000 * measured['CR → Job'][0]:.0f} ms")
+        print(f"operator's resident memory after it: {resident_mb(repo)} MB")
     finally:
         core.delete_namespace(NAMESPACE)
 

@@ -11,26 +11,27 @@ from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from trainingsession_trainer import config, feature_sets, features
-from trainingsession_trainer.datasets import Dataset, Split
+from trainingsession_trainer.datasets import Dataset
+from trainingsession_trainer.datasets.splits import Images, make_split
 from trainingsession_trainer.reporting import Reporter
 
 
-class CountedImages:
+class CountedImages(Images):
     """Images in memory that count how often they were decoded."""
 
     def __init__(self, images):
         self.images = images
         self.decoded = 0
 
-    def pixels(self, index):
+    def read(self, index):
         self.decoded += 1
         return self.images[index]
 
-    def size(self, index):
-        return self.images[index].shape[:2]
+    def shape(self, index):
+        return self.images[index].shape
 
 
-def make_split(name, count, seed, sizes=((32, 32),)):
+def counted_split(name, count, seed, sizes=((32, 32),)):
     rng = np.random.default_rng(seed)
     images = []
     for index in range(count):
@@ -41,8 +42,7 @@ def make_split(name, count, seed, sizes=((32, 32),)):
     digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
     labels = np.arange(count, dtype=np.int32) % 2
     source = CountedImages(images)
-    split = Split(name, ("red", "green"), labels, digests, source)
-    return split, source
+    return make_split(name, ("red", "green"), labels, digests, source), source
 
 
 class Case:
@@ -52,8 +52,8 @@ class Case:
         self.database = database
         self.work = work
         self.sizes = sizes
-        train, self.train_images = make_split("train", 60, 1, sizes)
-        test, self.test_images = make_split("test", 20, 2, sizes)
+        train, self.train_images = counted_split("train", 60, 1, sizes)
+        test, self.test_images = counted_split("test", 20, 2, sizes)
         self.dataset = Dataset(("red", "green"), train, test)
         self.opened = 0
         self.validated = []
