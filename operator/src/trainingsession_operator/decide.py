@@ -10,6 +10,7 @@ from typing import Any
 
 from . import pods as pods_say
 from . import record_view
+from .jobs import FATAL_EXIT_CODES
 from .resource import Json, Session
 from .status import (
     ACCEPTED,
@@ -31,6 +32,7 @@ LOST_JOBS = 3
 PERCENT_STEP = 5
 DEFAULT_EPOCHS = 20
 
+LAST_EXIT_CODES = (0, *FATAL_EXIT_CODES)
 EXIT_REASONS = {64: Reason.BAD_SPEC, 65: Reason.BAD_DATA, 76: Reason.ACCELERATOR_MISSING}
 
 
@@ -139,9 +141,9 @@ def _without_job(session: Session, record: Mapping[str, Any]) -> _Outlook:
 
 
 def _with_job(session: Session, observed: Observed, job: Mapping[str, Any]) -> _Outlook:
-    alive = [pod for pod in observed.pods if pod.get("status", {}).get("phase") in ("Pending", "Running", "Unknown")]
+    alive = [pod for pod in observed.pods if pods_say.is_alive(pod)]
     if not alive:
-        return _no_pod(observed)
+        return _no_pod(session, observed, job)
     pod = alive[-1]
     if not pods_say.is_running(pod):
         waiting = pods_say.why_waiting(pod)
@@ -159,14 +161,18 @@ def _with_job(session: Session, observed: Observed, job: Mapping[str, Any]) -> _
     )
 
 
-def _no_pod(observed: Observed) -> _Outlook:
+def _no_pod(session: Session, observed: Observed, job: Mapping[str, Any]) -> _Outlook:
     if observed.denials:
         return _waiting(Reason.PODS_DENIED, f"The API server refuses the pod: {observed.denials[-1]}")
     ended = pods_say.last_end(observed.pods, observed.record or {})
-    if ended:
-        text = f"The last attempt ended with exit code {ended.exit_code}; the next one follows. {ended.message}"
-        return _waiting(Reason.BACKING_OFF, text.strip())
-    return _waiting(Reason.JOB_CREATED, "The Job is made; its pod follows.", LOOK_SOON)
+    if ended is None:
+        return _waiting(Reason.JOB_CREATED, "The Job is made; its pod follows.", LOOK_SOON)
+    if ended.exit_code in LAST_EXIT_CODES or _is(job, "SuccessCriteriaMet") or _is(job, "FailureTarget"):
+        # No attempt follows, and the Job says so in a moment; until then the phase stays what it was.
+        state = State("False", Reason.TRAINER_ENDED, f"The trainer ended with exit code {ended.exit_code}.")
+        return _Outlook(session.status.get("phase") or "Pending", state, state, look_again=LOOK_SOON)
+    text = f"The last attempt ended with exit code {ended.exit_code}; the next one follows. {ended.message}"
+    return _waiting(Reason.BACKING_OFF, text.strip())
 
 
 def _deadline(session: Session, job: Mapping[str, Any], started: str | None) -> tuple[Action, ...]:

@@ -46,6 +46,12 @@ def is_running(pod: Mapping[str, Any]) -> bool:
     return "running" in container_state(pod)
 
 
+def is_alive(pod: Mapping[str, Any]) -> bool:
+    """Whether the trainer runs in it or may still start; the pod's own phase lags behind the trainer's end."""
+    phase = pod.get("status", {}).get("phase")
+    return phase in ("Pending", "Running", "Unknown") and "terminated" not in container_state(pod)
+
+
 def started_at(pods: Sequence[Mapping[str, Any]]) -> str | None:
     """When the trainer first started, by the kubelet's clock."""
     times = []

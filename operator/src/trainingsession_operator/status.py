@@ -29,6 +29,7 @@ class Reason:
     PODS_DENIED = "PodsDenied"
     BACKING_OFF = "BackingOff"
     TRAINER_RUNNING = "TrainerRunning"
+    TRAINER_ENDED = "TrainerEnded"
     NOT_RUNNING = "NotRunning"
     NOT_FINISHED = "NotFinished"
 

@@ -123,7 +123,7 @@ def test_the_record_tells_what_the_status_shows(digits, record_of) -> None:
     assert record["attempt"] == digits[0].attempt
     assert record["phase"] == "Publishing"
     assert sum(record["samples"].values()) == 1797
-    assert record["samples"]["validation"] == pytest.approx(0.2 * (1797 - record["samples"]["test"]), abs=1)
+    assert record["samples"]["validation"] == pytest.approx(0.2 * (1797 - record["samples"]["test"]), abs=10)
     assert record["features"]["computed"] == 1797
     assert record["features"]["reused"] == 0
     assert set(record["trainer"]["versions"]) == {"trainer", "tensorflow", "keras", "python"}

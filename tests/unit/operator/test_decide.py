@@ -117,6 +117,27 @@ def test_pending(observed, expected):
     assert "completionTime" not in decision.status
 
 
+ENDING = {
+    "when the trainer is done": Observed(job(active=1), (ended(0),)),
+    "before the pod's own phase says so": Observed(
+        job(active=1), (pod("pod-1", "Running", {"terminated": {"exitCode": 0}}),)
+    ),
+    "when no attempt can follow": Observed(job(active=1), (ended(64),)),
+    "when the last attempt that the Job allows has failed": Observed(
+        job(("FailureTarget", "BackoffLimitExceeded", "")), (ended(1),)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("observed", ENDING.values(), ids=ENDING.keys())
+def test_the_phase_stays_until_the_job_is_at_its_end(observed):
+    decision = decided(observed, {**MADE, "phase": "Training"})
+    assert told(decision)[:2] == ("Training", "TrainerEnded")
+    assert condition(decision.status, "Running")["status"] == "False"
+    assert condition(decision.status, "Finished")["status"] == "False"
+    assert decision.look_again is not None
+
+
 FAILED = {
     "a spec that the trainer refuses": (
         Observed(
