@@ -7,6 +7,8 @@ and tried again.
 
 from __future__ import annotations
 
+import re
+
 
 class OperatorError(Exception):
     """Base of the operator's own errors; the message is one sentence for people."""
@@ -42,3 +44,8 @@ class SessionError(OperatorError):
 
 class StartError(OperatorError):
     """The operator cannot start; the process ends with the sentence and is started again by Kubernetes."""
+
+
+def driver_words(error: Exception) -> str:
+    """Give the first sentence of MongoDB's driver; its topology dump and whole answers help nobody at night."""
+    return re.split(r", Timeout:| \(configured timeouts|, full error", str(error), maxsplit=1)[0].strip()[:300]

@@ -24,6 +24,8 @@ from typing import Any
 from pymongo import MongoClient, WriteConcern
 from pymongo.errors import OperationFailure, PyMongoError
 
+from .errors import driver_words
+
 log = logging.getLogger("mongodb-init")
 
 Client = MongoClient[dict[str, Any]]
@@ -91,7 +93,7 @@ class Rounds:
                 return self._look(server)
         except (PyMongoError, OSError) as error:
             self._log_out()
-            return State(ready=False, sentence=f"waiting for mongod on {self._settings.mongod}: {_brief(error)}")
+            return State(ready=False, sentence=f"waiting for mongod on {self._settings.mongod}: {driver_words(error)}")
 
     def _look(self, server: Client) -> State:
         hello = server.admin.command("hello")
@@ -123,7 +125,8 @@ class Rounds:
                 )
             hint = "that name must lead to this pod"
             return State(
-                ready=False, sentence=f"cannot initiate replica set {name} with {host} yet; {hint}: {_brief(error)}"
+                ready=False,
+                sentence=f"cannot initiate replica set {name} with {host} yet; {hint}: {driver_words(error)}",
             )
         return State(ready=False, sentence=f"initiated replica set {name} with {host}")
 
@@ -190,13 +193,6 @@ def _wrong_member(hello: dict[str, Any], settings: Settings) -> str | None:
             "install the chart under the release name and namespace that the volume was made with"
         )
     return None
-
-
-def _brief(error: Exception) -> str:
-    """Cut pymongo's message before its topology description, which says the same again at length."""
-    return (
-        str(error).partition(", Timeout:")[0].partition(" (configured timeouts:")[0].partition(", full error:")[0][:500]
-    )
 
 
 class Health:

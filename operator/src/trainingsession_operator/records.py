@@ -22,7 +22,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.uri_parser import parse_uri
 
 from .cluster import Cluster
-from .errors import ConflictError, StorageUnavailableError
+from .errors import ConflictError, StorageUnavailableError, driver_words
 from .jobs import TENANT_SECRET
 from .resource import Session
 
@@ -79,7 +79,7 @@ class Records:
         try:
             hello = self._client.admin.command("hello")
         except PyMongoError as error:
-            return f"MongoDB cannot be used: {_words(error)}"
+            return f"MongoDB cannot be used: {driver_words(error)}"
         if not hello.get("setName"):
             return "MongoDB is no replica set; start mongod with --replSet and initiate it."
         return ""
@@ -157,12 +157,12 @@ class Records:
         except OperationFailure as error:
             if (error.details or {}).get("codeName") != "UserNotFound":
                 raise StorageUnavailableError(
-                    f"The user of database {database} cannot be set: {_words(error)}"
+                    f"The user of database {database} cannot be set: {driver_words(error)}"
                 ) from error
             _storage("create the user", lambda: own.command("createUser", database, pwd=password, roles=roles))
             log.info("database %s: user made", database)
         except PyMongoError as error:
-            raise StorageUnavailableError(f"MongoDB cannot be used: {_words(error)}") from error
+            raise StorageUnavailableError(f"MongoDB cannot be used: {driver_words(error)}") from error
 
     def _tenant_uri(self, database: str, password: str) -> str:
         if not self._server.managed_users:
@@ -201,7 +201,7 @@ class Records:
             except PyMongoError as error:
                 if stop.is_set():
                     return
-                log.warning("lost the records' changes, trying again in %.0f s: %s", pause, _words(error))
+                log.warning("lost the records' changes, trying again in %.0f s: %s", pause, driver_words(error))
                 stop.wait(pause)
                 pause = min(2 * pause, 30.0)
 
@@ -235,11 +235,4 @@ def _storage(what: str, call: Callable[[], T]) -> T:
     try:
         return call()
     except PyMongoError as error:
-        raise StorageUnavailableError(f"MongoDB could not {what}: {_words(error)}") from error
-
-
-def _words(error: Exception) -> str:
-    """Give the driver's first sentence; its topology dump helps nobody at night."""
-    details: Mapping[str, Any] | None = getattr(error, "details", None)
-    text = str((details or {}).get("errmsg") or error)
-    return text.split(", Timeout:", maxsplit=1)[0].split("(configured timeouts", maxsplit=1)[0].strip()[:300]
+        raise StorageUnavailableError(f"MongoDB could not {what}: {driver_words(error)}") from error

@@ -40,6 +40,7 @@ class Reporter:
         self._last_record = float("-inf")
         self._last_line: dict[str, float] = {}
         self._sink_failed = False
+        self._done: dict[str, int] = {}
         self._epochs: Mapping[str, int | float | None] = {}
 
     def attach(self, sink: ProgressSink) -> None:
@@ -76,7 +77,9 @@ class Reporter:
         images per second of computation; `overall` is (done, total) over all splits, where it is known.
         """
         remaining = (total - done) / rate if rate else None
-        if self._line_is_due(split) or done >= total:
+        finished = done >= total and self._done.get(split) != done
+        self._done[split] = done
+        if finished or (done < total and self._line_is_due(split)):
             words = [f"Features of {split} images: {done:,} of {total:,}"]
             if reused:
                 words.append(f"{reused:,} reused")
