@@ -14,7 +14,7 @@ from pymongo import MongoClient
 
 import builders
 from builders import JOB, NOW, job, running, session, settings
-from trainingsession_operator import decide, jobs, record_view, records
+from trainingsession_operator import decide, ends, jobs, record_view, records
 from trainingsession_operator.resource import parse_session
 from trainingsession_trainer import __main__ as trainer
 from trainingsession_trainer import config, errors
@@ -128,7 +128,7 @@ def test_every_exit_code_of_the_trainer_has_one_meaning():
     codes = {c: c.exit_code for c in classes - {errors.TrainerError}}
     patient = {code for c, code in codes.items() if c in PATIENT}
     assert patient == set(jobs.PATIENT_EXIT_CODES)
-    assert set(codes.values()) - patient == set(jobs.FATAL_EXIT_CODES) == set(decide.EXIT_REASONS)
+    assert set(codes.values()) - patient == set(jobs.FATAL_EXIT_CODES) == set(ends.EXIT_REASONS)
     assert errors.TrainerError.exit_code == 1, "what has no class of its own is a bug and counts as a failed attempt"
 
 

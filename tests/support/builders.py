@@ -100,6 +100,14 @@ def ended(code: int, uid: str = "pod-1", message: str = "", reason: str = "Error
     return pod(uid, "Failed" if code else "Succeeded", {"terminated": terminated})
 
 
+def terminating(pod: Json, node: str) -> Json:
+    return {**pod, "metadata": {**pod["metadata"], "deletionTimestamp": ENDED}, "spec": {"nodeName": node}}
+
+
+def suspended(job: Json) -> Json:
+    return {**job, "spec": {**job["spec"], "suspend": True}}
+
+
 def unschedulable(message: str) -> Json:
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
     return pod("pod-1", "Pending", conditions=[condition])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 
 from .errors import StartError
@@ -14,10 +15,11 @@ from .settings import read_settings
 def main() -> int:
     """Run the operator; returns the exit code."""
     configure_logging("info")
+    # The first process of a container ignores what it has no handler for; kopf sets its own when it runs.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         settings = read_settings(os.environ)
         configure_logging(settings.log_level)
-        logging.getLogger().setLevel(settings.log_level.upper())
         run(settings)
     except StartError as error:
         logging.getLogger(__name__).error("cannot start: %s", error)  # noqa: TRY400 - the sentence says it all

@@ -10,6 +10,7 @@ from typing import Any
 
 from . import pods as pods_say
 from . import record_view
+from .ends import end_time, has_ended, says, why_failed
 from .jobs import FATAL_EXIT_CODES
 from .resource import Json, Session
 from .status import (
@@ -29,11 +30,11 @@ LOOK_AGAIN = 60.0
 LOOK_SOON = 2.0
 LOST_JOBS = 3
 """Times that a vanished Job is made again."""
-PERCENT_STEP = 5
+PERCENT_STEP = 10
+"""Ten writes while extracting and ten while training, and what changes besides: fewer than 30 for a session."""
 DEFAULT_EPOCHS = 20
 
 LAST_EXIT_CODES = (0, *FATAL_EXIT_CODES)
-EXIT_REASONS = {64: Reason.BAD_SPEC, 65: Reason.BAD_DATA, 76: Reason.ACCELERATOR_MISSING}
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Observed:
 
     job: Mapping[str, Any] | None = None
     pods: tuple[Mapping[str, Any], ...] = ()
-    denials: tuple[str, ...] = ()
+    denials: tuple[tuple[str, str], ...] = ()
+    """When and with which words the API server refused a pod, the newest last."""
     record: Mapping[str, Any] | None = None
     waits: State | None = None
     progress_due: bool = True
@@ -83,6 +85,8 @@ class _Outlook:
     running: State
     end: State | None = None
     succeeded: bool = False
+    progressed: bool = True
+    """Whether the record's progress is that of the attempt that runs."""
     ended_at: str | None = None
     actions: tuple[Action, ...] = field(default=())
     look_again: float | None = LOOK_AGAIN
@@ -106,23 +110,23 @@ def refuse(session: Session, reason: str, message: str, now: datetime) -> Decisi
 def _outlook(session: Session, observed: Observed) -> _Outlook:
     """Go through the cases from the most final to the least."""
     job, record = observed.job, observed.record
-    if record is not None and record_view.accuracy(record) is not None and (job is None or _ended(job)):
+    if record is not None and record_view.accuracy(record) is not None and (job is None or has_ended(job)):
         # Finished is finished, even if the Job was deleted or failed after the result was published.
         return _succeeded(observed)
-    if observed.waits and (job is None or _ended(job)):
+    if observed.waits and (job is None or has_ended(job)):
         # Only the record can tell whether a Job that ended has published; until it can be read, nothing is claimed.
         return _waiting(observed.waits.reason, observed.waits.message)
     if job is None:
         return _without_job(session, record or {})
     if job["metadata"].get("deletionTimestamp"):
         return _waiting(Reason.JOB_TERMINATING, "The old Job is still ending; a new one follows.", LOOK_SOON)
-    if _is(job, "Complete"):
+    if says(job, "Complete"):
         text = (
             "The Job is complete, but the record holds no result; MongoDB may have been emptied. Create a new session."
         )
         return _failed(State("True", Reason.RESULT_MISSING, text), job)
-    if _is(job, "Failed"):
-        return _failed(_why_failed(session, observed, job), job)
+    if says(job, "Failed"):
+        return _failed(why_failed(session, job, pods_say.last_end(observed.pods, record or {})), job)
     return _with_job(session, observed, job)
 
 
@@ -145,16 +149,23 @@ def _with_job(session: Session, observed: Observed, job: Mapping[str, Any]) -> _
     if not alive:
         return _no_pod(session, observed, job)
     pod = alive[-1]
+    if pod["metadata"].get("deletionTimestamp"):
+        name, node = pod["metadata"]["name"], pod.get("spec", {}).get("nodeName", "")
+        text = f"Pod {name} is being deleted; the next attempt follows when it has ended."
+        if node:
+            text += f" If node {node} is gone for good, remove it: kubectl delete node {node}."
+        return _waiting(Reason.POD_TERMINATING, text)
     if not pods_say.is_running(pod):
         waiting = pods_say.why_waiting(pod)
         return _waiting(waiting.reason, waiting.message)
-    record = observed.record or {}
-    mine = record.get("attempt") == pod["metadata"]["uid"]
-    before = session.status.get("phase")
-    phase = (record_view.phase(record) if mine else None) or (before if before == "Training" else "Extracting")
+    record, before = observed.record, session.status.get("phase")
+    # A record that another attempt wrote says nothing about this one; without a record, what was said before stays.
+    stays = before if record is None and before == "Training" else "Extracting"
+    mine = record is not None and record.get("attempt") == pod["metadata"]["uid"]
     started = pods_say.started_at(observed.pods)
     return _Outlook(
-        phase=phase,
+        phase=(record_view.phase(record) if record is not None and mine else None) or stays,
+        progressed=mine,
         pods_ready=State("True", Reason.TRAINER_RUNNING, f"Pod {pod['metadata']['name']} runs."),
         running=State("True", Reason.TRAINER_RUNNING, f"Pod {pod['metadata']['name']} runs."),
         actions=_deadline(session, job, started),
@@ -162,16 +173,20 @@ def _with_job(session: Session, observed: Observed, job: Mapping[str, Any]) -> _
 
 
 def _no_pod(session: Session, observed: Observed, job: Mapping[str, Any]) -> _Outlook:
-    if observed.denials:
-        return _waiting(Reason.PODS_DENIED, f"The API server refuses the pod: {observed.denials[-1]}")
     ended = pods_say.last_end(observed.pods, observed.record or {})
+    if job["spec"].get("suspend"):
+        return _waiting(
+            Reason.JOB_SUSPENDED, "The Job is suspended; the session goes on when its spec.suspend is false."
+        )
+    if observed.denials and (ended is None or observed.denials[-1][0] >= ended.at):
+        return _waiting(Reason.PODS_DENIED, f"The API server refuses the pod: {observed.denials[-1][1]}")
     if ended is None:
         return _waiting(Reason.JOB_CREATED, "The Job is made; its pod follows.", LOOK_SOON)
-    if ended.exit_code in LAST_EXIT_CODES or _is(job, "SuccessCriteriaMet") or _is(job, "FailureTarget"):
+    if ended.exit_code in LAST_EXIT_CODES or says(job, "SuccessCriteriaMet") or says(job, "FailureTarget"):
         # No attempt follows, and the Job says so in a moment; until then the phase stays what it was.
-        state = State("False", Reason.TRAINER_ENDED, f"The trainer ended with exit code {ended.exit_code}.")
+        state = State("False", Reason.TRAINER_ENDED, f"The trainer ended ({ended.how}).")
         return _Outlook(session.status.get("phase") or "Pending", state, state, look_again=LOOK_SOON)
-    text = f"The last attempt ended with exit code {ended.exit_code}; the next one follows. {ended.message}"
+    text = f"The last attempt ended ({ended.how}); the next one follows. {ended.message}"
     return _waiting(Reason.BACKING_OFF, text.strip())
 
 
@@ -196,39 +211,12 @@ def _succeeded(observed: Observed) -> _Outlook:
     text = f"Accuracy {record_view.accuracy(record)}; {count} artifacts are in GridFS."
     over = State("False", Reason.SUCCEEDED, "The trainer is done.")
     end = State("True", Reason.SUCCEEDED, text)
-    return _Outlook("Succeeded", over, over, end, succeeded=True, ended_at=_end_time(job))
+    return _Outlook("Succeeded", over, over, end, succeeded=True, ended_at=end_time(job))
 
 
 def _failed(end: State, job: Mapping[str, Any] | None) -> _Outlook:
     over = State("False", end.reason, "The session has failed.")
-    return _Outlook("Failed", over, over, end, ended_at=_end_time(job))
-
-
-def _why_failed(session: Session, observed: Observed, job: Mapping[str, Any]) -> State:
-    condition = next(c for c in job["status"]["conditions"] if c["type"] == "Failed" and c["status"] == "True")
-    ended = pods_say.last_end(observed.pods, observed.record or {})
-    last = f" The last attempt: {ended.message} (exit code {ended.exit_code})." if ended and ended.message else ""
-    if condition.get("reason") == "DeadlineExceeded":
-        seconds = session.run_policy.active_deadline_seconds
-        text = f"The session ran longer than runPolicy.activeDeadlineSeconds, {seconds} s; raise it in a new session."
-        return State("True", Reason.DEADLINE_EXCEEDED, text)
-    if ended and ended.exit_code in EXIT_REASONS:
-        return State("True", EXIT_REASONS[ended.exit_code], f"{ended.message} (exit code {ended.exit_code})".strip())
-    if ended and ended.out_of_memory:
-        text = (
-            f"The trainer needed more than resources.memory, {session.resources.memory}, and was killed; "
-            "raise it, or lower training.batchSize or dataset.subset, in a new session."
-        )
-        return State("True", Reason.OUT_OF_MEMORY, text)
-    if condition.get("reason") == "BackoffLimitExceeded":
-        limit = session.run_policy.backoff_limit
-        text = f"More attempts failed than runPolicy.backoffLimit, {limit}, allows.{last or f' {_words(condition)}'}"
-        return State("True", Reason.BACKOFF_LIMIT_EXCEEDED, text)
-    return State("True", Reason.JOB_FAILED, f"The Job failed: {_words(condition)}{last}")
-
-
-def _words(condition: Mapping[str, Any]) -> str:
-    return str(condition.get("message") or condition.get("reason") or "")
+    return _Outlook("Failed", over, over, end, ended_at=end_time(job))
 
 
 def _status(session: Session, observed: Observed, outlook: _Outlook, now: str, accepted: State | None = None) -> Json:
@@ -248,8 +236,8 @@ def _status(session: Session, observed: Observed, outlook: _Outlook, now: str, a
         "observedGeneration": session.generation,
         "phase": outlook.phase,
         "conditions": conditions(states, before, session.generation, now),
-        "startTime": before.get("startTime") or pods_say.started_at(observed.pods),
-        "completionTime": (outlook.ended_at or before.get("completionTime") or now) if end else None,
+        "startTime": before.get("startTime") or _utc(pods_say.started_at(observed.pods)),
+        "completionTime": (_utc(outlook.ended_at) or before.get("completionTime") or now) if end else None,
         "jobName": job["metadata"]["name"] if job is not None else before.get("jobName"),
         "attempts": _attempts(observed, before),
         "progress": _progress(session, observed, outlook),
@@ -276,28 +264,18 @@ def _progress(session: Session, observed: Observed, outlook: _Outlook) -> Any:
     before = session.status.get("progress")
     if observed.record is None:
         return before
+    if not outlook.progressed:
+        return None
     new = record_view.progress(observed.record, session.spec.get("training", {}).get("epochs", DEFAULT_EPOCHS))
     moved = abs(new.get("percent", 0) - (before or {}).get("percent", -PERCENT_STEP)) >= PERCENT_STEP
     fresh = outlook.end is not None or session.status.get("phase") != outlook.phase
     return new if fresh or (observed.progress_due and moved) else before
 
 
-def _ended(job: Mapping[str, Any]) -> bool:
-    return _is(job, "Complete") or _is(job, "Failed")
-
-
-def _is(job: Mapping[str, Any], kind: str) -> bool:
-    """Whether the Job is at that end; FailureTarget and SuccessCriteriaMet are not ends, pods still run then."""
-    found = job.get("status", {}).get("conditions") or []
-    return any(c["type"] == kind and c["status"] == "True" for c in found)
-
-
-def _end_time(job: Mapping[str, Any] | None) -> str | None:
-    """When the Job ended, by the API server's clock."""
-    status = (job or {}).get("status", {})
-    failed = (c.get("lastTransitionTime") for c in status.get("conditions") or [] if c["type"] == "Failed")
-    return status.get("completionTime") or next(failed, None)
-
-
 def _time(now: datetime) -> str:
     return now.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _utc(time: str | None) -> str | None:
+    """Write a time as Kubernetes does."""
+    return time.replace("+00:00", "Z") if time else None

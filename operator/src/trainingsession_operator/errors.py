@@ -21,9 +21,10 @@ class WaitError(OperatorError):
 class ApiError(WaitError):
     """The API server did not do what was asked; `status` is its HTTP code, 0 where it did not answer."""
 
-    def __init__(self, message: str, status: int = 0) -> None:
+    def __init__(self, message: str, status: int = 0, reason: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.reason = reason
 
 
 class ConflictError(ApiError):

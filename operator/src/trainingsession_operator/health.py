@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from .queue import Key, WorkQueue
@@ -12,7 +12,7 @@ from .queue import Key, WorkQueue
 WATCH_SECONDS = 120.0
 """A status that we wrote comes back through the watch at once; kopf itself restarts a silent watch after 70 s."""
 WORK_SECONDS = 180.0
-"""A look at a session is a few calls of at most 30 s each."""
+"""A look at a session is a few calls, of which each is given up after 30 s at most."""
 
 
 class Watchdog:
@@ -57,8 +57,14 @@ class Watchdog:
             return self._clock() - self._expected[key][1], key
 
 
-def why_dead(watchdog: Watchdog, queue: WorkQueue) -> str:
-    """Say in one sentence why the operator should be restarted; empty when it should not."""
+def why_dead(watchdog: Watchdog, queue: WorkQueue, threads: Sequence[threading.Thread] = ()) -> str:
+    """Say in one sentence why the operator should be restarted; empty when it should not.
+
+    `threads` live as long as the process.
+    """
+    for thread in threads:
+        if not thread.is_alive():
+            return f"the thread {thread.name} has ended; the log says why"
     silent, key = watchdog.silence()
     if key is not None and silent > WATCH_SECONDS:
         return (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import kopf
 from kubernetes.client import ApiException
+from urllib3.exceptions import HTTPError
 
 from . import records
 from .cluster import DEFINITION, Cluster, connect
@@ -66,7 +67,6 @@ def run(settings: Settings) -> None:
     index, watchdog, stop = SessionIndex(), Watchdog(), threading.Event()
     reconciler = Reconciler(settings, cluster, store, written=watchdog.wrote, gone=watchdog.forget)
     queue = WorkQueue(reconciler.look, settings.workers)
-    registry = subscribe(queue, index, watchdog, lambda: why_dead(watchdog, queue))
 
     def record_changed(uid: str) -> None:
         key = index.find(uid)
@@ -83,6 +83,7 @@ def run(settings: Settings) -> None:
         threading.Thread(target=store.follow, args=(record_changed, records_lost, stop), name="records", daemon=True),
         threading.Thread(target=readiness.keep_asking, args=(stop,), name="mongodb", daemon=True),
     ]
+    registry = subscribe(queue, index, watchdog, lambda: why_dead(watchdog, queue, followers))
     for thread in followers:
         thread.start()
     queue.start()
@@ -150,7 +151,7 @@ def mongodb_uri(cluster: Cluster, settings: Settings) -> str:
         return uri
     try:
         found = ensure_server_secret(cluster.core, settings.pod_namespace, settings.mongodb_server_secret)
-    except (ServerSecretError, ApiException) as error:
+    except (ServerSecretError, ApiException, HTTPError) as error:
         secret = f"{settings.pod_namespace}/{settings.mongodb_server_secret}"
         raise StartError(f"the Secret {secret} cannot be used: {_first_line(error)}") from error
     return records.server_uri(settings.mongodb_hosts, settings.mongodb_replica_set, found.username, found.password)
@@ -166,5 +167,6 @@ def configure_logging(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
     )
+    logging.getLogger().setLevel(level.upper())
     for chatty in ("kopf", "kubernetes", "pymongo", "urllib3", "asyncio", "aiohttp"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))

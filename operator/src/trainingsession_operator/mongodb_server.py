@@ -13,9 +13,9 @@ from http import HTTPStatus
 
 from kubernetes import client
 
+from .cluster import REQUEST_TIMEOUT
+
 USERNAME = "trainingsession-operator"
-REQUEST_TIMEOUT = 30.0
-"""Seconds after which a call to the API server is given up."""
 KEYFILE_BYTES = 756
 """Random bytes of the keyfile. mongod takes 6 to 1,024 base64 characters; these make 1,008."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,6 @@ from .jobs import CONTAINER
 from .resource import Json
 
 OUT_OF_MEMORY = "OOMKilled"
-KILLED = 137
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,17 @@ class Waiting:
 class Ended:
     """How an attempt ended."""
 
-    pod: str
-    exit_code: int
+    exit_code: int | None
+    """None where the kubelet saw none: the pod was evicted, or never ran."""
     out_of_memory: bool
     message: str
+    at: str
+    """When, by the kubelet's clock; empty where unknown."""
+
+    @property
+    def how(self) -> str:
+        """For a sentence."""
+        return "without an exit code" if self.exit_code is None else f"exit code {self.exit_code}"
 
 
 def container_state(pod: Mapping[str, Any]) -> Json:
@@ -79,20 +86,19 @@ def last_end(pods: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> En
     for pod in reversed(pods):
         terminated = container_state(pod).get("terminated")
         if terminated:
-            name, code = pod["metadata"]["name"], int(terminated.get("exitCode", 1))
+            code = int(terminated.get("exitCode", 1))
             left = record_view.failure(record, pod["metadata"]["uid"])
             # The record's sentence counts only for the exit code that the kubelet saw.
             told = left[1] if left and left[0] == code else ""
             message = told or " ".join((terminated.get("message") or "").split())[-1500:]
-            return Ended(name, code, terminated.get("reason") == OUT_OF_MEMORY, message)
+            at = terminated.get("finishedAt") or ""
+            return Ended(code, terminated.get("reason") == OUT_OF_MEMORY, message, at)
         if pod.get("status", {}).get("phase") == "Failed":
             message = pod["status"].get("message") or pod["status"].get("reason") or "The pod ended without a word."
-            return Ended(pod["metadata"]["name"], KILLED, False, message)
+            return Ended(None, False, message, "")
     return None
 
 
 def _reason(value: Any, otherwise: str) -> str:
     """Give a reason that a condition may carry."""
-    return (
-        value if isinstance(value, str) and value.isalnum() and value[0].isupper() and len(value) <= 64 else otherwise
-    )
+    return value if isinstance(value, str) and re.fullmatch(r"[A-Z][A-Za-z0-9]{1,63}", value) else otherwise

@@ -13,6 +13,7 @@ from . import jobs
 from .cluster import Cluster
 from .decide import Action, CreateJob, Decision, Observed, SetDeadline, decide, refuse
 from .errors import ApiError, SessionError, StorageUnavailableError
+from .pods import is_alive
 from .queue import Key
 from .records import Records
 from .resource import Json, Session, parse_session
@@ -47,8 +48,7 @@ class Reconciler:
             self.gone(key)
             return None
         status = resource.get("status") or {}
-        if is_finished(status) and status.get("observedGeneration") == resource["metadata"].get("generation"):
-            self._progress.pop(key, None)
+        if is_finished(status):
             return None
         now = datetime.now(UTC)
         try:
@@ -76,16 +76,16 @@ class Reconciler:
         try:
             record = self.records.prepare(session)
         except StorageUnavailableError as error:
-            waits = State("False", Reason.STORAGE_UNAVAILABLE, f"{error} The session waits for it.")
+            waits = State("False", Reason.STORAGE_UNAVAILABLE, f"{str(error).rstrip('.')}. The session waits for it.")
         except ApiError as error:
             if error.status not in REFUSALS:
                 raise
             waits = State("False", Reason.STORAGE_UNAVAILABLE, f"The operator {error}")
         pods: list[Json] = []
-        denials: list[str] = []
+        denials: list[tuple[str, str]] = []
         if job is not None:
             pods = self.cluster.pods(session.namespace, session.uid)
-            if not pods:
+            if not any(map(is_alive, pods)):
                 denials = self.cluster.denials(session.namespace, job["metadata"]["uid"])
         due = time.monotonic() - self._progress.get((session.namespace, session.name), float("-inf"))
         return Observed(job, tuple(pods), tuple(denials), record, waits, due >= PROGRESS_SECONDS)
@@ -96,18 +96,18 @@ class Reconciler:
         for action in actions:
             match action:
                 case CreateJob(lost=lost):
-                    if lost:
-                        self.records.count_lost_job(session)
                     try:
-                        made = self.cluster.create_job(manifest)
+                        # Where somebody was faster, the ConflictError has the session looked at again at once.
+                        self.cluster.create_job(manifest)
                     except ApiError as error:
                         if error.status not in REFUSALS:
                             raise
                         log.warning("session %s: %s", session.title, error)
                         return State("False", Reason.JOB_REFUSED, f"The operator {error}")
-                    if made:
-                        log.info("session %s: Job %s made", session.title, name)
-                        self._event(session, "Normal", "JobCreated", f"Job {name} made")
+                    if lost:
+                        self.records.count_lost_job(session)
+                    log.info("session %s: Job %s made", session.title, name)
+                    self._event(session, "Normal", "JobCreated", f"Job {name} made")
                 case SetDeadline(seconds=seconds):
                     self.cluster.set_job_deadline(session.namespace, name, seconds)
                     log.info("session %s: Job %s must end %d s after its start", session.title, name, seconds)
@@ -122,7 +122,9 @@ class Reconciler:
             return
         version = self.cluster.patch_status(session, changes)
         self.written(key, version)
-        if "progress" in changes:
+        if is_finished(decision.status):
+            self._progress.pop(key, None)
+        elif "progress" in changes:
             self._progress[key] = time.monotonic()
         before, phase = session.status.get("phase"), decision.status["phase"]
         if before != phase:

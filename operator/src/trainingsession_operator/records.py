@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote_plus, unquote_plus, urlsplit
 
+from bson.errors import BSONError
 from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.uri_parser import parse_uri
 
 from .cluster import Cluster
-from .errors import ConflictError, StorageUnavailableError, driver_words
+from .errors import ConflictError, StartError, StorageUnavailableError, driver_words
 from .jobs import TENANT_SECRET
 from .resource import Session
 
@@ -52,21 +53,27 @@ class Server:
     managed_users: bool
 
 
+@dataclass(frozen=True)
+class _Ensured:
+    """A namespace's database, when its user was last set, and when namespace and Secret were last looked at."""
+
+    database: str
+    set_at: float
+    looked_at: float
+
+
+_NOTHING = _Ensured("", float("-inf"), float("-inf"))
+
+
 class Records:
     """The namespaces' databases on one MongoDB deployment."""
 
     def __init__(self, server: Server, cluster: Cluster) -> None:
+        """Raises StartError for an address that cannot be used; does not wait for MongoDB."""
         self._server = server
         self._cluster = cluster
-        self._client: MongoClient[Document] = MongoClient(
-            server.uri,
-            serverSelectionTimeoutMS=SELECTION_MS,
-            connectTimeoutMS=SELECTION_MS,
-            socketTimeoutMS=SOCKET_MS,
-            w="majority",
-            appname="trainingsession-operator",
-        )
-        self._ensured: dict[str, tuple[str, float]] = {}
+        self._client = _connect(server.uri)
+        self._ensured: dict[str, _Ensured] = {}
         self._lock = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
 
@@ -89,11 +96,12 @@ class Records:
 
         Raises StorageUnavailableError, and ApiError for the Secret.
         """
-        database = self._namespace_database(session.namespace)
-        sessions = database[COLLECTION]
+        sessions = self._namespace_database(session.namespace)[COLLECTION]
         found = _storage("read the record", lambda: sessions.find_one({"_id": session.uid}))
         if found is not None and found.get("recordVersion") is not None:
             return found
+        # A new session: nothing is believed from before, as its namespace may be another one under the same name.
+        sessions = self._namespace_database(session.namespace, anew=True)[COLLECTION]
         fields = {
             "recordVersion": RECORD_VERSION,
             "namespace": session.namespace,
@@ -104,36 +112,42 @@ class Records:
         _storage("create the record", lambda: sessions.update_one({"_id": session.uid}, [stage], upsert=True))
         return _storage("read the record", lambda: sessions.find_one({"_id": session.uid})) or {}
 
-    def count_lost_job(self, session: Session) -> int:
-        """Note that the session's Job vanished; returns how often by now."""
-        database = self._namespace_database(session.namespace)
-        found = _storage(
-            "note a lost Job",
-            lambda: database[COLLECTION].find_one_and_update(
-                {"_id": session.uid}, {"$inc": {"jobsLost": 1}}, return_document=True
-            ),
-        )
-        return int((found or {}).get("jobsLost", 0))
+    def count_lost_job(self, session: Session) -> None:
+        """Note that the session's Job vanished and was made again."""
+        sessions = self._namespace_database(session.namespace)[COLLECTION]
+        # A pipeline, because $inc refuses a count that a session's own code made into something else.
+        count = {"$add": [{"$cond": [{"$isNumber": "$jobsLost"}, "$jobsLost", 0]}, 1]}
+        stage = {"$set": {"jobsLost": count}}
+        _storage("note a lost Job", lambda: sessions.update_one({"_id": session.uid}, [stage]))
 
     def namespace_database(self, namespace: str, namespace_uid: str) -> Database[Document]:
         """The database itself, for reading artifacts."""
         return self._client[database_name(namespace, namespace_uid)]
 
-    def _namespace_database(self, namespace: str) -> Database[Document]:
+    def _namespace_database(self, namespace: str, *, anew: bool = False) -> Database[Document]:
+        asked = time.monotonic()
+        known = self._ensured.get(namespace, _NOTHING)
+        if not anew and asked < known.set_at + ENSURE_SECONDS:
+            return self._client[known.database]
+        # Outside of the lock: while MongoDB is away, all sessions of the namespace wait for it at once and not in turn.
+        _storage("be reached", lambda: self._client.admin.command("ping"))
         with self._lock:
             lock = self._locks.setdefault(namespace, threading.Lock())
         with lock:
-            known, until = self._ensured.get(namespace, ("", 0.0))
-            if not known or time.monotonic() >= until:
+            known = self._ensured.get(namespace, _NOTHING)
+            if known.looked_at < asked:  # else another session has just seen to it
+                began = time.monotonic()
                 uid = self._cluster.namespace_uid(namespace)
                 if uid is None:
                     raise StorageUnavailableError(f"Namespace {namespace} is gone.")
-                known = database_name(namespace, uid)
-                self._ensure(namespace, known)
-                self._ensured[namespace] = (known, time.monotonic() + ENSURE_SECONDS)
-        return self._client[known]
+                database = database_name(namespace, uid)
+                believed = database == known.database and began < known.set_at + ENSURE_SECONDS
+                self._ensure(namespace, database, user_is_there=believed)
+                known = _Ensured(database, known.set_at if believed else began, began)
+                self._ensured[namespace] = known
+        return self._client[known.database]
 
-    def _ensure(self, namespace: str, database: str) -> None:
+    def _ensure(self, namespace: str, database: str, *, user_is_there: bool) -> None:
         """Write the Secret first, then make the user match it: a crash between leaves nothing that cannot go on."""
         present = self._cluster.secret(namespace, TENANT_SECRET)
         password = _password((present or {}).get("uri", ""), database) or secrets.token_urlsafe(32)
@@ -146,6 +160,8 @@ class Records:
                     "The namespace's Secret was written by somebody else just now."
                 ) from error
             log.info("namespace %s: Secret %s written for database %s", namespace, TENANT_SECRET, database)
+        elif user_is_there:
+            return
         if self._server.managed_users:
             self._ensure_user(database, password)
 
@@ -198,12 +214,35 @@ class Records:
                         change = stream.try_next()
                         if change is not None:
                             changed(str(change["documentKey"]["_id"]))
-            except PyMongoError as error:
+            except (PyMongoError, BSONError) as error:
                 if stop.is_set():
                     return
                 log.warning("lost the records' changes, trying again in %.0f s: %s", pause, driver_words(error))
                 stop.wait(pause)
                 pause = min(2 * pause, 30.0)
+
+
+def _connect(uri: str) -> MongoClient[Document]:
+    try:
+        return MongoClient(
+            uri,
+            serverSelectionTimeoutMS=SELECTION_MS,
+            connectTimeoutMS=SELECTION_MS,
+            socketTimeoutMS=SOCKET_MS,
+            # Whatever the administrator's URI says: a stale record would end a session without its result.
+            readPreference="primary",
+            readConcernLevel="majority",
+            w="majority",
+            # What a namespace writes into its own database must not be more than the driver can read.
+            datetime_conversion="DATETIME_AUTO",
+            unicode_decode_error_handler="replace",
+            appname="trainingsession-operator",
+        )
+    except (PyMongoError, ValueError) as error:
+        # Without the driver's words, which may quote the address and so the password.
+        raise StartError(
+            f"the MongoDB URI cannot be used ({type(error).__name__}); check its form and hosts"
+        ) from error
 
 
 def server_uri(hosts: str, replica_set: str, username: str, password: str) -> str:
@@ -215,10 +254,12 @@ def server_uri(hosts: str, replica_set: str, username: str, password: str) -> st
 def check_uri(uri: str) -> str:
     """Say in one sentence what is wrong with an administrator's URI; empty when nothing is. Never shows the URI."""
     try:
-        parsed = parse_uri(uri, validate=True) if uri.startswith("mongodb://") else {"nodelist": [("srv", 0)]}
+        # Of an SRV address only the form is looked at here: its hosts stand in the DNS.
+        named = bool(urlsplit(uri).hostname) if uri.startswith("mongodb+srv://") else bool(parse_uri(uri)["nodelist"])
     except (PyMongoError, ValueError):
-        return "The MongoDB URI is not valid; use mongodb://user:password@host:27017/?replicaSet=name&authSource=admin."
-    return "" if parsed["nodelist"] else "The MongoDB URI names no host."
+        named = False
+    example = "mongodb://user:password@host:27017/?replicaSet=name&authSource=admin"
+    return "" if named else f"The MongoDB URI is not valid; use one such as {example}."
 
 
 def _password(uri: str, database: str) -> str:
@@ -234,5 +275,5 @@ def _password(uri: str, database: str) -> str:
 def _storage(what: str, call: Callable[[], T]) -> T:
     try:
         return call()
-    except PyMongoError as error:
+    except (PyMongoError, BSONError) as error:
         raise StorageUnavailableError(f"MongoDB could not {what}: {driver_words(error)}") from error

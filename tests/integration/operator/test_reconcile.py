@@ -15,7 +15,7 @@ import builders
 from builders import condition, result
 from real_mongod import free_port
 from trainingsession_operator.cluster import Cluster
-from trainingsession_operator.errors import ConflictError
+from trainingsession_operator.errors import ApiError, ConflictError
 from trainingsession_operator.reconcile import Reconciler
 from trainingsession_operator.records import COLLECTION, Records, Server
 from trainingsession_operator.resource import GROUP, PLURAL, VERSION
@@ -340,10 +340,10 @@ def test_a_job_that_the_api_server_refuses_is_told_in_its_words(world):
     class Refusing(Cluster):
         """Has every Job refused, as an admission policy would."""
 
-        def create_job(self, job: Json) -> bool:
+        def create_job(self, job: Json) -> None:
             job = copy.deepcopy(job)
             job["spec"]["template"]["spec"]["restartPolicy"] = "Always"
-            return super().create_job(job)
+            super().create_job(job)
 
     operator.cluster = Refusing(world.api)
     operator.look((world.namespace, "digits"))
@@ -355,6 +355,28 @@ def test_a_job_that_the_api_server_refuses_is_told_in_its_words(world):
     assert len(world.jobs()) == 1
 
 
+def test_a_job_that_is_lost_and_cannot_be_made_again_for_long_is_not_lost_again(world):
+    world.create("digits")
+    operator, key = world.operator(), (world.namespace, "digits")
+    operator.look(key)
+    world.delete_job(world.jobs()[0].metadata.name)
+
+    class Away(Cluster):
+        """An admission webhook that is down."""
+
+        def create_job(self, job: Json) -> None:
+            raise ApiError("cannot create the Job: failed calling webhook", 500)
+
+    whole, operator.cluster = operator.cluster, Away(world.api)
+    for _ in range(5):
+        with pytest.raises(ApiError):
+            operator.look(key)
+    operator.cluster = whole
+    operator.look(key)
+    assert len(world.jobs()) == 1
+    assert "(1 of 3)" in condition(world.session("digits")["status"], "PodsReady")["message"]
+
+
 def test_without_storage_no_job_is_made_and_the_session_says_so(world):
     world.create("digits")
     operator = world.operator()
@@ -364,8 +386,8 @@ def test_without_storage_no_job_is_made_and_the_session_says_so(world):
     operator.look((world.namespace, "digits"))
     found = condition(world.session("digits")["status"], "PodsReady")
     assert (found["reason"], world.jobs()) == ("StorageUnavailable", [])
-    assert found["message"].startswith("MongoDB could not read the record: 127.0.0.1:")
-    assert found["message"].endswith("Connection refused The session waits for it.")
+    assert found["message"].startswith("MongoDB could not be reached: 127.0.0.1:")
+    assert found["message"].endswith("Connection refused. The session waits for it.")
 
 
 def test_a_name_of_any_length_runs(world):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import queue
 import secrets
 import threading
 import uuid
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from pymongo import MongoClient
+from bson.datetime_ms import DatetimeMS
+from pymongo import MongoClient, ReadPreference
 from pymongo.errors import OperationFailure
 
 import builders
@@ -201,15 +203,26 @@ def test_a_secret_written_by_somebody_else_just_now_is_waited_for(records, clust
     assert records.prepare(session)["_id"] == session.uid
 
 
-def test_a_namespace_made_again_gets_another_database(records, guarded, cluster):
+def test_a_namespace_made_again_gets_another_database_from_the_same_operator(records, cluster):
     session = session_in(cluster.namespace())
     records.prepare(session)
     old = cluster.secrets.pop((session.namespace, SECRET))
     cluster.namespaces[session.namespace] = str(uuid.uuid4())
-    again = new_operator(guarded[1], cluster)
-    again.prepare(session)
-    again.close()
-    assert cluster.secrets[session.namespace, SECRET]["database"] != old["database"]
+    records.prepare(session_in(session.namespace))
+    new = cluster.secrets[session.namespace, SECRET]
+    assert new["database"] != old["database"]
+    with as_tenant(cluster, session.namespace) as tenant:
+        assert tenant[new["database"]][COLLECTION].count_documents({}) == 1
+
+
+def test_a_secret_deleted_by_hand_is_there_again_for_the_next_session(records, cluster):
+    session = session_in(cluster.namespace())
+    records.prepare(session)
+    del cluster.secrets[session.namespace, SECRET]
+    records.prepare(session_in(session.namespace))
+    with as_tenant(cluster, session.namespace) as tenant:
+        name = cluster.secrets[session.namespace, SECRET]["database"]
+        assert tenant[name][COLLECTION].count_documents({}) == 2
 
 
 def test_a_namespace_that_is_gone_is_a_sentence(records):
@@ -237,8 +250,44 @@ def test_preparing_again_keeps_what_a_trainer_wrote(records, cluster):
 def test_a_lost_job_is_counted(records, cluster):
     session = session_in(cluster.namespace())
     records.prepare(session)
-    assert [records.count_lost_job(session) for _ in range(3)] == [1, 2, 3]
+    for _ in range(3):
+        records.count_lost_job(session)
     assert records.prepare(session)["jobsLost"] == 3
+    with as_tenant(cluster, session.namespace) as tenant:
+        own = tenant[cluster.secrets[session.namespace, SECRET]["database"]][COLLECTION]
+        own.update_one({"_id": session.uid}, {"$set": {"jobsLost": "many"}})
+    records.count_lost_job(session)
+    assert records.prepare(session)["jobsLost"] == 1
+
+
+UNREADABLE = DatetimeMS(2**60)
+
+
+def test_a_time_that_python_cannot_hold_ends_neither_a_look_nor_the_following_of_changes(records, cluster):
+    session = session_in(cluster.namespace())
+    records.prepare(session)
+    changed: queue.Queue[str] = queue.Queue()
+    begun, stop = threading.Event(), threading.Event()
+    follower = threading.Thread(target=records.follow, args=(changed.put, begun.set, stop), daemon=True)
+    follower.start()
+    assert begun.wait(SOON)
+    with as_tenant(cluster, session.namespace) as tenant:
+        own = tenant[cluster.secrets[session.namespace, SECRET]["database"]][COLLECTION]
+        own.insert_one({"_id": UNREADABLE})
+        own.update_one({"_id": session.uid}, {"$set": {"progress": {"at": UNREADABLE}}})
+    while changed.get(timeout=SOON) != session.uid:
+        pass
+    assert records.prepare(session)["progress"]
+    stop.set()
+    follower.join(SOON)
+
+
+def test_reads_are_of_the_primary_and_durable_whatever_the_address_says(guarded, cluster):
+    operator = new_operator(f"{guarded[1]}&readPreference=secondaryPreferred&readConcernLevel=local", cluster)
+    database = operator.namespace_database("team", "uid")
+    assert database.read_preference == ReadPreference.PRIMARY
+    assert database.read_concern.level == "majority"
+    operator.close()
 
 
 def test_with_shared_users_the_secret_has_the_servers_own_user_and_the_namespaces_database(guarded, cluster):
@@ -271,9 +320,11 @@ def test_ping_says_why_mongodb_cannot_be_used(guarded, cluster):
 
 def test_a_uri_that_is_wrong_is_a_sentence_without_the_password():
     assert check_uri("mongodb://admin:secret@host:27017/?replicaSet=rs0") == ""
-    for wrong in ("mongodb://admin:se/cret@host", "mongodb://", "mongodb://h:99999"):
+    assert check_uri("mongodb+srv://admin:secret@cluster.example.org/") == ""
+    for wrong in ("mongodb://admin:se/cret@host", "mongodb://", "mongodb://h:99999", "", "host:27017",
+                  "http://admin:secret@host", "mongodb+srv://"):  # fmt: skip
         sentence = check_uri(wrong)
-        assert sentence.startswith("The MongoDB URI is not valid; use mongodb://")
+        assert sentence.startswith("The MongoDB URI is not valid; use one such as mongodb://")
         assert "cret" not in sentence
 
 

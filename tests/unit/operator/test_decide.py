@@ -21,6 +21,8 @@ from builders import (
     result,
     running,
     session,
+    suspended,
+    terminating,
     unschedulable,
 )  # fmt: skip
 from trainingsession_operator.decide import CreateJob, Decision, Observed, SetDeadline, decide, refuse
@@ -67,7 +69,7 @@ WAITING = {
         ("ContainerWaiting", "words"),
     ),
     "the last denial of the pod is shown": (
-        Observed(job(), denials=("older", 'pods "x" is forbidden: exceeded quota: gpus')),
+        Observed(job(), denials=((EARLIER, "older"), (STARTED, 'pods "x" is forbidden: exceeded quota: gpus'))),
         ("PodsDenied", 'The API server refuses the pod: pods "x" is forbidden: exceeded quota: gpus'),
     ),
     "between attempts the last one's sentence is shown": (
@@ -76,11 +78,34 @@ WAITING = {
             (ended(69),),
             record=record(failure={"exitCode": 69, "message": "MongoDB is away.", "attempt": "pod-1"}),
         ),
-        ("BackingOff", "The last attempt ended with exit code 69; the next one follows. MongoDB is away."),
+        ("BackingOff", "The last attempt ended (exit code 69); the next one follows. MongoDB is away."),
     ),
     "an evicted pod's own words are shown": (
         Observed(job(failed=1), (pod("pod-1", "Failed", message="The node was low on memory."),)),
-        ("BackingOff", "The last attempt ended with exit code 137; the next one follows. The node was low on memory."),
+        (
+            "BackingOff",
+            "The last attempt ended (without an exit code); the next one follows. The node was low on memory.",
+        ),
+    ),
+    "a denial of the next attempt is newer than the last one's end": (
+        Observed(job(failed=1), (ended(69),), denials=((ENDED, "exceeded quota: gpus"),)),
+        ("PodsDenied", "The API server refuses the pod: exceeded quota: gpus"),
+    ),
+    "a denial from before the last attempt is past": (
+        Observed(job(failed=1), (ended(69),), denials=((EARLIER, "exceeded quota: gpus"),)),
+        ("BackingOff", "The last attempt ended (exit code 69); the next one follows."),
+    ),
+    "a pod that is being deleted is waited for, and its node may be gone": (
+        Observed(job(active=1), (terminating(running(), node="gpu-1"),)),
+        (
+            "PodTerminating",
+            f"Pod {JOB}-pod-1 is being deleted; the next attempt follows when it has ended. "
+            "If node gpu-1 is gone for good, remove it: kubectl delete node gpu-1.",
+        ),
+    ),
+    "a Job that somebody suspended says so": (
+        Observed(suspended(job())),
+        ("JobSuspended", "The Job is suspended; the session goes on when its spec.suspend is false."),
     ),
     "a Job without a pod is waited for": (
         Observed(job(), record=record()),
@@ -364,9 +389,9 @@ def test_attempts_never_shrink():
 
 
 @pytest.mark.parametrize(
-    ("percent", "due", "shown"), [(12, True, 10), (15, True, 15), (90, False, 10), (2, True, 2)],
+    ("percent", "due", "shown"), [(19, True, 10), (20, True, 20), (90, False, 10), (0, True, 0)],
 )  # fmt: skip
-def test_progress_moves_by_five_percent_and_when_it_is_due(percent, due, shown):
+def test_progress_moves_by_ten_percent_and_when_it_is_due(percent, due, shown):
     before = {**MADE, "phase": "Training", "progress": {"percent": 10, "epochs": 20}}
     seen = record(attempt="pod-1", phase="Training", progress={"percent": percent, "epochs": 20})
     decision = decided(Observed(job(active=1), (running(),), record=seen, progress_due=due), before)
@@ -392,3 +417,18 @@ def test_a_refused_session_is_at_its_end():
     assert condition(decision.status, "Accepted")["status"] == "False"
     assert condition(decision.status, "Finished")["status"] == "True"
     assert (decision.actions, decision.look_again) == ((), None)
+
+
+def test_a_new_attempt_does_not_show_what_another_one_wrote():
+    before = {**MADE, "phase": "Training", "progress": {"percent": 95, "epochs": 20}}
+    seen = record(attempt="pod-1", phase="Training", progress={"percent": 95, "epochs": 20})
+    decision = decided(Observed(job(active=1, failed=1), (ended(69), running("pod-2")), record=seen), before)
+    assert decision.status["phase"] == "Extracting"
+    assert "progress" not in decision.status
+
+
+def test_without_storage_a_running_session_stays_as_it_was():
+    before = {**MADE, "phase": "Training", "progress": {"percent": 95, "epochs": 20}}
+    decision = decided(Observed(job(active=1), (running(),), waits=STORAGE_AWAY), before)
+    assert decision.status["phase"] == "Training"
+    assert decision.status["progress"] == before["progress"]

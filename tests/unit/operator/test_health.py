@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import urllib.error
 import urllib.request
 
@@ -110,6 +111,14 @@ def test_another_namespaces_watch_is_another_one(watchdog, clock):
 def test_a_worker_that_hangs_is_named(watchdog):
     assert why_dead(watchdog, BusyQueue(WORK_SECONDS)) == ""
     assert why_dead(watchdog, BusyQueue(WORK_SECONDS + 1)) == "a worker has been at session team-a/digits for 181 s"
+
+
+def test_a_thread_that_has_ended_is_named(watchdog):
+    thread = threading.Thread(target=lambda: None, name="records")
+    thread.start()
+    thread.join()
+    assert why_dead(watchdog, BusyQueue(0), [thread]) == "the thread records has ended; the log says why"
+    assert why_dead(watchdog, BusyQueue(0), [threading.main_thread()]) == ""
 
 
 def test_readiness_says_why_not():

@@ -50,6 +50,8 @@ OPTIMIZERS = (
 _CLASS_NAME = r"\A[A-Z][A-Za-z0-9]{1,63}\Z"
 _DNS_NAME = r"\A[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z"
 _RESOURCE_NAME = r"\A[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z"
+_LABEL_KEY = r"\A(([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?\Z"
+_LABEL_VALUE = r"\A([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?\Z"
 _SHA256 = r"\A[0-9a-f]{64}\Z"
 _URI = r"\A(https?://[^/?#\s]+[^\s]*|file:///[^\s]+)\Z"
 
@@ -163,9 +165,9 @@ class Resources:
 class Toleration:
     """One toleration of the pod; without meaning to the trainer."""
 
-    key: str | None = accepts(None, max_length=316)
+    key: str | None = accepts(None, max_length=317, pattern=_LABEL_KEY)
     operator: str | None = accepts(None, enum=("Exists", "Equal"))
-    value: str | None = accepts(None, max_length=63)
+    value: str | None = accepts(None, max_length=63, pattern=_LABEL_VALUE)
     effect: str | None = accepts(None, enum=("NoSchedule", "PreferNoSchedule", "NoExecute"))
     toleration_seconds: int | None = accepts(None, minimum=0)
 
