@@ -55,7 +55,7 @@ def session(name: str, sha256: str, **dataset):
 def test_cifar10_from_a_claim_reaches_its_accuracy(stack, claims, shared_data):
     with (shared_data / "cifar10.tar.gz").open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    stack.apply(session("cifar10", digest, subset=0.2), namespace=claims)
+    stack.apply(session("cifar10", digest, subset=0.2, testSubset=0.4), namespace=claims)
     done = stack.wait_finished(claims, "cifar10", 900)
     assert done["status"]["phase"] == "Succeeded", done["status"]
     assert done["status"]["samples"] == {"train": 8000, "validation": 2000, "test": 2000}
