@@ -34,6 +34,19 @@ def test_the_newest_artifact_is_downloaded_and_checked(data: Path, tmp_path: Pat
     assert (tmp_path / "out.keras").read_bytes() == b"new"
 
 
+def test_an_artifact_that_has_lost_a_chunk_is_damaged(data: Path, tmp_path: Path) -> None:
+    with embedded_mongod(data) as uri:
+        connect(uri, DATABASE)["artifacts.chunks"].delete_many({})
+    with pytest.raises(DataError, match=r"^digits/model\.keras is damaged in the database \(.*\); train again\.$"):
+        download("digits/model.keras", None, data, tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_an_output_that_cannot_be_written_is_a_sentence(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"nowhere/out\.part cannot be written \(No such file or directory\); choose"):
+        download("digits/model.keras", None, data, tmp_path / "nowhere" / "out")
+
+
 def test_a_damaged_artifact_is_not_left_behind(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="digits/bad is damaged"):
         download("digits/bad", None, data, tmp_path / "out")

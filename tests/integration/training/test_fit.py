@@ -10,7 +10,7 @@ from trainingsession_trainer.config import LOSSES, OPTIMIZERS, Loss, Optimizer
 from trainingsession_trainer.errors import SpecError, Stopped
 from trainingsession_trainer.evaluation import evaluate, metrics_of, wilson_interval
 from trainingsession_trainer.head import build_head, standardize_from
-from trainingsession_trainer.training import build_loss, build_optimizer, fit_head
+from trainingsession_trainer.training import build_loss, build_optimizer, check_training, fit_head
 
 FAST = {"name": "adam", "config": {"learning_rate": 0.02}}
 
@@ -102,6 +102,7 @@ LOSS = "spec.training.loss.config"
         ({"learning_rate": {"class_name": "X"}}, ".learning_rate is {'class_name': 'X'}; use a plain value."),
         ({"amsgrad": 1}, ".amsgrad is 1; it must be true or false."),
         ({"beta_1": None}, ".beta_1 is null; it must be a number."),
+        ({"gradient_accumulation_steps": 1e30}, ".gradient_accumulation_steps is 1e+30; it must be a whole number"),
         ({"ema_momentum": 5, "use_ema": True}, " does not fit adam ("),
     ],
 )  # fmt: skip
@@ -123,6 +124,13 @@ def test_a_bad_loss_argument_is_refused(config: dict, sentence: str) -> None:
     with pytest.raises(SpecError) as caught:
         build_loss(Loss("categorical_crossentropy", config))
     assert str(caught.value).startswith(LOSS + sentence)
+
+
+def test_averaged_weights_and_the_best_epochs_exclude_each_other(make_spec) -> None:
+    averaged = {"optimizer": {"name": "adam", "config": {"use_ema": True}}}
+    with pytest.raises(SpecError, match=r"^spec\.training\.optimizer\.config\.use_ema .* set one of them to false\.$"):
+        check_training(make_spec(training=averaged).training)
+    check_training(make_spec(training={**averaged, "restoreBest": False}).training)
 
 
 def test_the_evaluation_counts_every_image_once(train, make_features) -> None:

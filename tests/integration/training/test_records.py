@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import gridfs
 import pytest
 from bson import ObjectId
+from pymongo import MongoClient
 
+from real_mongod import free_port
 from trainingsession_trainer import artifacts
 from trainingsession_trainer.artifacts import publish
 from trainingsession_trainer.config import parse_session
@@ -134,6 +137,22 @@ def test_a_new_attempt_starts_with_no_progress(attempt, stored) -> None:
     attempt("pod-2").claim(TRAINER)
     assert stored()["progress"] == {}
     assert stored()["phase"] == "Extracting"
+
+
+def test_progress_does_not_wait_for_a_mongodb_that_is_away() -> None:
+    # Patient by its own settings; nobody listens on the port.
+    away = MongoClient(f"mongodb://127.0.0.1:{free_port()}", serverSelectionTimeoutMS=600_000)["x"]
+    errors: list[Exception] = []
+
+    def report() -> None:
+        with pytest.raises(StorageError, match=r"^Could not store the progress \(") as caught:
+            SessionRecord(away, "uid", "pod-1").progress("Training", {"percent": 5})
+        errors.append(caught.value)
+
+    reporting = threading.Thread(target=report, daemon=True)
+    reporting.start()
+    reporting.join(30)
+    assert errors, "still waiting after 30 s"
 
 
 def test_uploaded_files_carry_their_digest(database, session, tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ def run_job(options: argparse.Namespace, stop: StopFlag) -> None:
     from .config import read_document
     from .mongodb import connect, read_setting
     from .reporting import Reporter
+    from .tensorflow_import import load_tensorflow
 
     limit_threads(options.session.parent / "cpu-limit")
     document = read_document(options.session)
@@ -132,7 +133,8 @@ def run_job(options: argparse.Namespace, stop: StopFlag) -> None:
     reporter.info(f"Trainer {__version__} starts")
     database = connect(uri, name, stop=stop)
 
-    from .run import run_attempt  # imports TensorFlow
+    load_tensorflow()
+    from .run import run_attempt
 
     run_attempt(document, database, attempt, work=options.work, reporter=reporter, stop=stop)
 
@@ -167,7 +169,7 @@ def limit_threads(cpu_limit: Path) -> None:
 def say_goodbye(sentence: str, termination_log: Path) -> None:
     """Leave the last sentence on stderr and, in a pod, in the termination message."""
     print(sentence, file=sys.stderr, flush=True)  # noqa: T201 - stderr is the interface
-    message = sentence.encode()[:_MESSAGE_BYTES].decode(errors="ignore")
+    message = sentence.encode(errors="replace")[:_MESSAGE_BYTES].decode(errors="ignore")
     try:
         if termination_log.is_file():
             termination_log.write_text(message, "utf-8")

@@ -22,7 +22,7 @@ from .arguments import keras_words
 from .errors import SpecError
 from .reporting import Reporter
 from .structure import clip, shown
-from .weights import SEED, load_weights, weights_identity
+from .weights import IMAGENET_DEVIATION, IMAGENET_MEAN, SEED, load_weights, weights_identity
 
 Shape = tuple[int, int, int]
 
@@ -41,8 +41,6 @@ _USUAL_SIZE = 224
 _SMALLEST = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
 _USUAL_SMALLEST = 32
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 _CAFFE_MEAN = (103.939, 116.779, 123.68)
 
 
@@ -208,8 +206,8 @@ def preprocess(pixels: Any, mode: str) -> Any:
     if mode == "tf":
         return keras.layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="rescale")(pixels)
     if mode == "torch":
-        mean = [255 * value for value in _IMAGENET_MEAN]
-        variance = [(255 * value) ** 2 for value in _IMAGENET_DEVIATION]
+        mean = [255 * value for value in IMAGENET_MEAN]
+        variance = [(255 * value) ** 2 for value in IMAGENET_DEVIATION]
         return keras.layers.Normalization(mean=mean, variance=variance, dtype="float32", name="normalize")(pixels)
     if mode == "caffe":
         # Red, green, blue -> blue, green, red.

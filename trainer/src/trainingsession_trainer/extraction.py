@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -29,6 +30,7 @@ MOSTLY_ZERO = 0.999
 POLL_SECONDS = 0.5
 _BATCH_PIXELS = 32 * 224 * 224
 _LARGEST_BATCH = 64
+_LARGEST_AREA = 4  # of an image, in areas of the input size, at which batches hold whole images
 _RENEWALS_PER_LEASE = 4
 
 
@@ -38,10 +40,12 @@ class Extractor:
     def __init__(self, base: BaseModel, stop: Callable[[], bool]) -> None:
         height, width = base.input_size
         self._stop = stop
-        self._uniform = base.image_shape
+        # One size for all lets a batch be resized at once; large images are resized one by one, to bound the memory.
+        small = base.image_shape is not None and math.prod(base.image_shape[:2]) <= _LARGEST_AREA * height * width
+        self._uniform = base.image_shape if small else None
         self._feature_shape = base.feature_shape
         self._batch = max(1, min(_LARGEST_BATCH, _BATCH_PIXELS // (height * width)))
-        # Images of different sizes cannot share a batch: each is resized alone, by the layer that is exported.
+        # By the layer that is exported.
         self._resizing = None if self._uniform else base.resizing()
         self._input_shape = self._uniform or (height, width, 3)
         model = base.pixels_model() if self._uniform else base.resized_model()

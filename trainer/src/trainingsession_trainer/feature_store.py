@@ -1,6 +1,6 @@
 """Features in MongoDB: sets found by key, shards claimed with a lease and kept in GridFS.
 
-    feature_sets    _id key · split · images · shardImages · featureShape · classNames · orderDigest · storedType ·
+    feature_sets    _id key · split · images · shardImages · featureShape · classNames · storedType ·
                     description (what the key is made of) · manifest (GridFS: labels and image digests)
     feature_shards  _id key/index · set · index · token and leaseUntil while it is computed ·
                     file, sha256, bytes, images, dtype when it is there

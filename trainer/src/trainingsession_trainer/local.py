@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from gridfs import GridFSBucket, NoFile
+from gridfs import GridFSBucket
+from gridfs.errors import CorruptGridFile, NoFile
 from pymongo.database import Database
+from pymongo.errors import PyMongoError
 
 from .config import KIND, Session, parse_session
 from .embedded import embedded_mongod
 from .errors import DataError, SpecError, Stopped, StorageError, TrainerError
-from .mongodb import Document, connect, patiently, read_setting
+from .mongodb import Document, connect, patiently, read_setting, storage_error
 from .records import COLLECTION, create_record
 from .reporting import Reporter
 from .structure import clip
+from .tensorflow_import import load_tensorflow
 from .yaml12 import load_all
 
 DATABASE = "trainings_local"
@@ -40,6 +43,7 @@ def run_file(path: Path, mongodb: str | None, data: Path, stop: Callable[[], boo
     with open_database(mongodb, data, reporter) as database:
         create_record(database, session.uid, session.namespace, session.name)
         reporter.info("Loading TensorFlow")
+        load_tensorflow()
         from .run import run_attempt
 
         try:
@@ -105,6 +109,14 @@ def download(artifact: str, mongodb: str | None, data: Path, output: Path | None
             partial.unlink(missing_ok=True)
             known = ", ".join(sorted({str(file.filename) for file in bucket.find({}, limit=50)})) or "none"
             raise SpecError(f"There is no artifact {artifact}; there are: {known}.") from error
+        except CorruptGridFile as error:
+            partial.unlink()
+            raise DataError(f"{artifact} is damaged in the database ({error}); train again.") from error
+        except PyMongoError as error:
+            partial.unlink(missing_ok=True)
+            raise storage_error(error, f"read {artifact}") from error
+        except OSError as error:
+            raise SpecError(f"{partial} cannot be written ({error.strerror}); choose another --output.") from error
     if digest.hexdigest() != wanted:
         partial.unlink()
         raise DataError(f"{artifact} is damaged in the database: its SHA-256 is not the published one; train again.")

@@ -95,9 +95,8 @@ def patiently(
             if not is_transient(error):
                 raise storage_error(error, what) from error
             if time.monotonic() + PAUSE_SECONDS > deadline:
-                raise StorageError(
-                    f"Could not {what} within {patience:.0f} s ({reason(error)}); check that MongoDB runs."
-                ) from error
+                within = f" within {patience:.0f} s" if patience else ""
+                raise StorageError(f"Could not {what}{within} ({reason(error)}); check that MongoDB runs.") from error
             if stop is not None and stop():
                 raise Stopped(f"Stopped while waiting to {what}; the next attempt goes on.") from error
         time.sleep(PAUSE_SECONDS)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
+import pymongo
 from pymongo.database import Database
 
 from .errors import Stopped, StorageError
@@ -19,6 +20,7 @@ from .mongodb import PATIENCE_SECONDS, Document, patiently
 
 COLLECTION = "sessions"
 RECORD_VERSION = 1
+PROGRESS_SECONDS = 1.0
 _FAREWELL_SECONDS = 10.0
 
 
@@ -94,9 +96,10 @@ class SessionRecord:
         return False
 
     def progress(self, phase: str, progress: Mapping[str, int | float | None]) -> None:
-        """Store phase and progress at once, without waiting for a MongoDB that is away."""
+        """Store phase and progress, without waiting longer than a second for a MongoDB that is away."""
         known = {key: value for key, value in progress.items() if value is not None}
-        self._write({"phase": phase, "progress": known}, "store the progress", patience=0.0)
+        with pymongo.timeout(PROGRESS_SECONDS):
+            self._write({"phase": phase, "progress": known}, "store the progress", patience=0.0)
 
     def describe(self, samples: Mapping[str, int], features: Mapping[str, Any]) -> None:
         """Store how many images are used and where their features came from."""

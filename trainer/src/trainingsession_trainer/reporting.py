@@ -10,6 +10,7 @@ from typing import Protocol, TextIO
 from .errors import StorageError
 
 RECORD_SECONDS = 3.0
+FAILED_RECORD_SECONDS = 30.0
 CONSOLE_SECONDS = 10.0
 PHASES = ("Extracting", "Training", "Publishing")
 
@@ -37,7 +38,7 @@ class Reporter:
         self._clock = clock
         self._now = now
         self._phase = ""
-        self._last_record = float("-inf")
+        self._next_record = float("-inf")
         self._last_line: dict[str, float] = {}
         self._sink_failed = False
         self._done: dict[str, int] = {}
@@ -120,10 +121,9 @@ class Reporter:
         return True
 
     def _record(self, progress: Mapping[str, int | float | None], *, force: bool = False) -> None:
-        now = self._clock()
-        if self._sink is None or (not force and now - self._last_record < RECORD_SECONDS):
+        if self._sink is None or (not force and self._clock() < self._next_record):
             return
-        self._last_record = now
+        pause = RECORD_SECONDS
         try:
             self._sink.progress(self._phase, progress)
         except StorageError as error:
@@ -131,8 +131,11 @@ class Reporter:
             if not self._sink_failed:
                 self.info(f"Progress is not visible for now: {error}")
             self._sink_failed = True
+            pause = FAILED_RECORD_SECONDS
         else:
             self._sink_failed = False
+        # Counted from the end of the attempt, which may have waited for a storage that is away.
+        self._next_record = self._clock() + pause
 
 
 def percent(done: int, total: int) -> int:

@@ -150,7 +150,7 @@ def _string(value: Any, path: str, rule: Rule) -> str:
 
 def _number(hint: Any, value: Any, path: str, rule: Rule) -> Any:
     kind = "an integer" if hint is int else "a number"
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not _is_finite(value):
         raise SpecError(f"{path} is {shown(value)}; it must be {kind}.")
     # repr gives the shortest digits that stand for the float, so 0.1 is read as the decimal 0.1 that was written.
     number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
@@ -161,6 +161,11 @@ def _number(hint: Any, value: Any, path: str, rule: Rule) -> Any:
     if not (low_enough and high_enough):
         raise SpecError(f"{path} is {shown(value)}; it must be {_range(rule)}.")
     return int(number) if hint is int else hint(number)
+
+
+def _is_finite(value: float | Decimal) -> bool:
+    # An integer is; one of 400 digits is too large to be asked.
+    return isinstance(value, int) or math.isfinite(value)
 
 
 def _range(rule: Rule) -> str:

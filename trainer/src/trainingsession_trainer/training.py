@@ -52,6 +52,8 @@ OPTIMIZER_CLASSES = {
 # Fewer returns to Python; more gains nothing and makes a stop or a divergence noticed later.
 STEPS_PER_EXECUTION = 8
 EVALUATION_BATCH = 256
+_WHOLE_NUMBERS = ("gradient_accumulation_steps", "ema_overwrite_frequency")
+_MOST = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ def check_training(training: Training) -> None:
     """Build loss and optimizer once, so that a bad argument ends the session before any image is read."""
     build_loss(training.loss)
     build_optimizer(training.optimizer)
+    if training.optimizer.config.get("use_ema") and training.restore_best:
+        raise SpecError(
+            "spec.training.optimizer.config.use_ema ends with averaged weights, which spec.training.restoreBest would "
+            "replace by those of the best epoch; set one of them to false."
+        )
 
 
 def build_loss(loss: Loss) -> keras.losses.Loss:
@@ -260,6 +267,8 @@ def _check_scalar(owner: type, key: str, value: object, path: str) -> None:
         if not isinstance(value, bool):
             raise SpecError(f"{path} is {shown(value)}; it must be true or false.")
         return
+    if key in _WHOLE_NUMBERS and value is not None and (type(value) is not int or not 1 <= value <= _MOST):
+        raise SpecError(f"{path} is {shown(value)}; it must be a whole number from 1 to {_MOST:,}.")
     optional = default is None and value is None
     if not optional and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise SpecError(f"{path} is {shown(value)}; it must be a number.")

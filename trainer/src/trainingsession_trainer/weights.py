@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from .reporting import Reporter
 from .structure import shown
 
 SEED = 0
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 MOUNT = Path("/mnt/weights")
 _FIELD = "spec.baseModel.weightsFrom"
 _SUFFIXES = (".weights.h5", ".h5")
@@ -35,6 +38,9 @@ def load_weights(spec: config.BaseModel, build: Builder, work: Path, reporter: R
         return network
     if spec.weights == "none":
         return build(None)
+    reporter.info(f"Getting the ImageNet weights of {spec.name}")
+    # Keras would draw a progress bar with control characters.
+    keras.config.disable_interactive_logging()
     try:
         return build("imagenet")
     except SpecError:
@@ -91,11 +97,30 @@ def _suffix_matches(path: Path, suffix: str) -> bool:
 
 def _load_file(network: keras.Model, spec: config.BaseModel, path: Path) -> None:
     try:
-        network.load_weights(path)
-    except OSError as error:
+        with warnings.catch_warnings():
+            # Of a part that the file does not hold Keras only warns, and leaves it random.
+            warnings.filterwarnings("error", message=".*freshly-initialized", category=UserWarning)
+            network.load_weights(path)
+    except (OSError, RuntimeError) as error:  # h5py raises both for damaged files
         raise DataError(f"{_FIELD} is no readable HDF5 file ({keras_words(error)}); write the file again.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, UserWarning) as error:
         raise SpecError(
             f"{_FIELD} holds no weights of {spec.name} without its top and with these arguments "
             f"({keras_words(error)}); give the file for this model."
         ) from error
+    if spec.name.startswith("EfficientNetB"):
+        _correct_variance(network)
+
+
+def _correct_variance(network: keras.Model) -> None:
+    """Make an EfficientNet of the published weights normalize as published.
+
+    Their file holds deviations in the place of variances, and Keras mends that with a further layer that it adds only
+    where it fetches the file itself (keras/src/applications/efficientnet.py). A file that was trained in Keras from
+    the start has another mean and is left alone.
+    """
+    layer = next(layer for layer in network.layers if isinstance(layer, keras.layers.Normalization))
+    mean, variance, *rest = layer.get_weights()
+    if np.allclose(mean, IMAGENET_MEAN, atol=1e-3):
+        layer.set_weights([mean, variance * np.asarray(IMAGENET_DEVIATION, variance.dtype), *rest])
+        layer.finalize_state()

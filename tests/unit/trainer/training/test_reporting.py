@@ -95,13 +95,24 @@ def test_a_storage_that_is_away_does_not_end_the_training_and_is_told_once(parts
     reporter, out, sink, clock = parts
     sink.error = StorageError("Could not store the progress.")
     reporter.phase("Training")
-    clock.seconds += 10
+    clock.seconds += 40
     reporter.epoch(1, 3, {"loss": 1.0}, 1.0, 10)
     sink.error = None
-    clock.seconds += 10
+    clock.seconds += 40
     reporter.epoch(2, 3, {"loss": 1.0}, 1.0, 10)
     assert out.getvalue().count("Progress is not visible for now: Could not store the progress.") == 1
     assert [progress.get("epoch") for _, progress in sink.written] == [2]
+
+
+def test_after_a_failure_the_storage_is_left_alone_for_a_while(parts) -> None:
+    reporter, _, sink, clock = parts
+    sink.error = StorageError("Could not store the progress.")
+    reporter.phase("Training")
+    sink.error = None
+    for epoch in range(1, 10):
+        clock.seconds += 4
+        reporter.epoch(epoch, 10, {"loss": 1.0}, 1.0, 10)
+    assert [progress.get("epoch") for _, progress in sink.written] == [8, 9]
 
 
 def test_a_replaced_attempt_ends(parts) -> None:

@@ -1,0 +1,105 @@
+"""Every classifier of keras.applications: sizes, preprocessing and weights are Keras's own."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from trainingsession_trainer import config
+from trainingsession_trainer.base_models import classifiers, find_classifier, open_base_model, preprocess
+from trainingsession_trainer.errors import DataError, SpecError
+from trainingsession_trainer.extraction import Extractor
+from trainingsession_trainer.reporting import Reporter
+
+NAMES = sorted(classifiers())
+
+
+def opened(work, **base):
+    spec = config.parse_spec({"dataset": {"name": "digits"}, "baseModel": base}).base_model
+    return open_base_model(spec, work, Reporter(io.StringIO()))
+
+
+def refusal(name, **arguments) -> str:
+    """What Keras says about a shape before it builds anything."""
+    with pytest.raises(ValueError, match=r"size|shape") as found:
+        classifiers()[name](weights=None, **arguments)
+    return str(found.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_sizes_are_those_of_keras(name):
+    classifier = find_classifier(name)
+    too_small = classifier.smallest_size - 1
+    said = refusal(name, include_top=False, input_shape=(too_small, too_small, 3))
+    assert f"at least {classifier.smallest_size}x{classifier.smallest_size}" in said
+    if name.startswith("MobileNetV3"):
+        return  # Keras asks for no size there; its documentation says 224
+    with pytest.raises(ValueError, match="input_shape") as found:
+        classifiers()[name](include_top=True, weights="imagenet", input_shape=(90, 90, 3))
+    assert re.search(rf"\({classifier.default_size}, {classifier.default_size}, 3\)", str(found.value))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_preprocessing_is_that_of_keras(name):
+    classifier = find_classifier(name)
+    pixels = np.random.default_rng(1).uniform(0, 255, (2, 5, 6, 3)).astype(np.float32)
+    ours = np.asarray(preprocess(keras.ops.convert_to_tensor(pixels), classifier.preprocessing))
+    assert np.allclose(ours, classifier.preprocess_input(pixels.copy()), atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def efficientnet(tmp_path_factory):
+    """A file like the published one: deviations stand in the place of variances."""
+    network = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=(32, 32, 3))
+    layer = next(layer for layer in network.layers if isinstance(layer, keras.layers.Normalization))
+    layer.set_weights([np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]), *layer.get_weights()[2:]])
+    file = tmp_path_factory.mktemp("weights") / "b0.weights.h5"
+    network.save_weights(file)
+    return file
+
+
+def test_an_efficientnet_of_the_published_weights_normalizes_as_published(efficientnet, tmp_path):
+    base = opened(tmp_path, name="EfficientNetB0", inputSize=[32, 32], weightsFrom={"uri": f"file://{efficientnet}"})
+    layer = next(layer for layer in base.network.layers if isinstance(layer, keras.layers.Normalization))
+    until = keras.Model(base.network.inputs, layer.output)
+    pixels = np.random.default_rng(1).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+    wanted = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    assert np.allclose(until(pixels), wanted, atol=1e-4)
+
+
+def test_weights_of_another_model_are_refused(efficientnet, tmp_path):
+    with pytest.raises(SpecError, match=r"^spec\.baseModel\.weightsFrom holds no weights of MobileNet without its top"):
+        opened(tmp_path, name="MobileNet", inputSize=[32, 32], weightsFrom={"uri": f"file://{efficientnet}"})
+
+
+def test_weights_of_only_a_part_of_the_model_are_refused(tmp_path):
+    whole = keras.applications.MobileNet(include_top=False, weights=None, input_shape=(32, 32, 3))
+    part = keras.Model(whole.inputs, whole.layers[20].output)
+    file = tmp_path / "part.weights.h5"
+    part.save_weights(file)
+    with pytest.raises(SpecError, match=r"^spec\.baseModel\.weightsFrom holds no weights of MobileNet without its top"):
+        opened(tmp_path, name="MobileNet", inputSize=[32, 32], weightsFrom={"uri": f"file://{file}"})
+
+
+def test_a_file_that_is_no_weights_file_is_refused(tmp_path):
+    file = tmp_path / "text.weights.h5"
+    file.write_text("no HDF5")
+    with pytest.raises(DataError, match=r"^spec\.baseModel\.weightsFrom is no readable HDF5 file"):
+        opened(tmp_path, name="MobileNet", inputSize=[32, 32], weightsFrom={"uri": f"file://{file}"})
+
+
+def test_weights_none_are_the_same_every_time(tmp_path):
+    one, other = (opened(tmp_path, name="MobileNet", weights="none", inputSize=[32, 32]) for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(one.network.get_weights(), other.network.get_weights()))
+
+
+def test_large_images_of_one_size_are_resized_one_by_one_to_the_same_pixels(tmp_path):
+    small, large = (
+        Extractor(opened(tmp_path, name="MobileNet", weights="none", inputSize=[32, 32]).for_images(shape), bool)
+        for shape in ((64, 64, 3), (65, 64, 3))
+    )
+    assert (small._input_shape, large._input_shape) == ((64, 64, 3), (32, 32, 3))
