@@ -1,5 +1,6 @@
 """What the API server refuses, with its sentence, and what the tables show."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,11 @@ def test_every_rule_of_the_schema_has_an_invalid_sample(repo):
 @pytest.mark.parametrize("path", VALID, ids=lambda path: path.stem)
 def test_valid_sample_is_accepted(stack, closed, path):
     stack.kubectl("apply", "--dry-run=server", "-n", closed, "-f", str(path))
+
+
+def test_the_example_of_the_readme_is_accepted(stack, closed, repo):
+    (example,) = re.findall(r"```yaml\n(.*?)```", (repo / "README.md").read_text(), re.DOTALL)
+    stack.kubectl("apply", "--dry-run=server", "-n", closed, "-f", "-", stdin=example)
 
 
 def test_explain_describes_every_field(stack):
