@@ -1,5 +1,6 @@
 """The main job on the real cluster: apply, wait, accuracy, logs, artifacts, and what must survive."""
 
+import hashlib
 import json
 import re
 import shlex
@@ -7,8 +8,11 @@ import subprocess
 import sys
 
 import pytest
+from gridfs import GridFSBucket
+from pymongo import MongoClient
 
 from real_cluster import condition
+from real_mongod import free_port
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +84,26 @@ def test_the_commands_of_the_readme_work(stack, team, first):
     for command in commands:
         kubectl, *arguments = shlex.split(command.split(",")[0])
         assert stack.ok(kubectl, "-n", team, *arguments).strip(), command
+
+
+def test_the_way_of_mongofiles_in_the_readme_works_up_to_mongofiles_itself(stack, team, first):
+    """MongoDB's own tools cannot be had everywhere; the driver reads the same file under the same name."""
+    text = (stack.repo / "README.md").read_text()
+    forward, address, prefix, name = re.search(
+        r"    (kubectl port-forward .* svc/\S+) \d+ &\n"
+        r"    URI=\$\((.*?)\)\n"
+        r"    mongofiles .*--prefix (\S+) .* get (\S+)\n",
+        text, re.DOTALL,
+    ).groups()  # fmt: skip
+    uri = stack.ok("bash", "-c", address.replace("kubectl get", f"kubectl -n {team} get"))
+    port = free_port()
+    with stack.started(*forward.split(), f"{port}:27017") as forwarding:
+        assert "Forwarding from" in forwarding.stdout.readline()
+        with MongoClient(uri.replace("localhost:27017", f"localhost:{port}")) as mongodb:
+            found = GridFSBucket(mongodb.get_default_database(), prefix).open_download_stream_by_name(name)
+            digest = hashlib.sha256(found.read()).hexdigest()
+    (artifact,) = (a for a in first["status"]["artifacts"] if a["name"] == name.split("/")[1])
+    assert digest == artifact["sha256"]
 
 
 def test_no_secret_in_events_logs_or_status(stack, team, first):

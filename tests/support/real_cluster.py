@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,23 @@ class Cluster:
             timeout=timeout,
             check=False,
             cwd=self.repo,
-            env={**os.environ, "KUBECONFIG": str(self.kubeconfig), "PATH": f"{self.tools}:{os.environ['PATH']}"},
+            env=self._environment(),
         )
         return Finished(done.returncode, done.stdout, done.stderr)
+
+    @contextlib.contextmanager
+    def started(self, *command: str) -> Iterator[subprocess.Popen[str]]:
+        """A command that runs as long as the block."""
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, cwd=self.repo, env=self._environment()
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.terminate()
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "PATH": f"{self.tools}:{os.environ['PATH']}"}
 
     def ok(self, *command: str, stdin: str | None = None, timeout: float = 300) -> str:
         """Standard output of a command that must succeed."""
