@@ -26,6 +26,11 @@ def cluster(repo: Path) -> Cluster:
 @pytest.fixture(scope="session")
 def stack(cluster: Cluster) -> Cluster:
     """Operator and MongoDB from the chart, newly installed, so that the images of this tree run."""
+    if (cluster.repo / ".cluster/provider").read_text().strip() == "named" and _has_crd(cluster):
+        pytest.fail(
+            "The cluster that TS_KUBECONFIG names has TrainingSession already, and these tests would remove it "
+            "with its data; name another cluster, or remove release, namespace and definition yourself."
+        )
     cluster.run("helm", "uninstall", "trainingsession", "-n", RELEASE_NAMESPACE, "--wait")
     cluster.kubectl("delete", "ts", "--all", "-A", "--ignore-not-found") if _has_crd(cluster) else None
     cluster.delete_namespace(RELEASE_NAMESPACE)
