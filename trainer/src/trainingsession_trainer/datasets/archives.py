@@ -144,7 +144,7 @@ def _decompressed(archive: Path, start: bytes) -> Any:
 def _zip_members(archive: Path) -> Iterator[_Member]:
     with zipfile.ZipFile(archive) as packed:
         for info in packed.infolist():
-            name = readable(info.filename)
+            name = _name(info.filename)
             if (info.external_attr >> 16) & 0o170000 == 0o120000:
                 raise DataError(f"{name} in the archive is a link; pack the file itself.")
             # The others are unpacked in one piece, however large it is.
@@ -163,7 +163,7 @@ def _tar_members(stream: TarStream) -> Iterator[_Member]:
             packed.pax_headers.clear()  # type: ignore[attr-defined]
             if item.isdir():
                 continue
-            name = readable(item.name)
+            name = _name(item.name)
             if not item.isreg():
                 raise DataError(f"{name} in the archive is a link or a device; pack the file itself.")
             if item.issparse():
@@ -173,8 +173,13 @@ def _tar_members(stream: TarStream) -> Iterator[_Member]:
                 yield _Member(name, item.size, file)
 
 
+def _name(name: str) -> str:
+    """Write a member's name with the separators that all systems but one use."""
+    return readable(name.replace("\\", "/"))
+
+
 def _safe(name: str) -> PurePosixPath:
-    path = PurePosixPath(name.replace("\\", "/"))
+    path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         raise DataError(f"{name} in the archive leads out of the folder it is unpacked to; pack relative names only.")
     return path
