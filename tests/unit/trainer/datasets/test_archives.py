@@ -82,9 +82,7 @@ def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, write, name):
     assert not list(tmp_path.parent.rglob("evil.png"))
 
 
-@pytest.mark.parametrize(
-    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
-)
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
 def test_links_and_devices_in_a_tar_are_refused(tmp_path, kind):
     sentence = refused(tar_of(tmp_path / "a.tar", (kind, "train/cat/a.png", 0, b"")))
     assert sentence == "train/cat/a.png in the archive is a link or a device; pack the file itself."

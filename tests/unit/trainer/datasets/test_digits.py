@@ -5,9 +5,8 @@ import sys
 
 import numpy as np
 
-from trainingsession_trainer.datasets import digits
-
 from pictures import go_on
+from trainingsession_trainer.datasets import digits
 
 
 def test_there_are_1442_images_to_train_on_and_355_to_test():

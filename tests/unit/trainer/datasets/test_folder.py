@@ -118,10 +118,7 @@ def test_links_in_a_folder_on_a_claim_are_left_out(tmp_path):
 def test_a_name_that_is_not_utf8_is_written_with_escapes(tmp_path):
     source = write_folder(tmp_path / "source", layout(cat=5, dog=5))
     for folder in (b"K\xe4se", b"K\xf6se"):
-        os.mkdir(os.fsencode(source) + b"/" + folder)
-        for number in range(5):
-            with open(os.fsencode(source) + b"/" + folder + b"/%d.png" % number, "wb") as file:
-                file.write(png(number + 50 + folder[1]))
+        write_folder(source / os.fsdecode(folder), {f"{number}.png": png(number + folder[1]) for number in range(5)})
     found = open_folder(source, "", tmp_path / "work", quiet(), go_on)
     assert found.class_names == (r"K\xe4se", r"K\xf6se", "cat", "dog")
 

@@ -125,7 +125,10 @@ def test_the_digest_changes_with_class_names_labels_and_images():
 
 def test_the_digest_is_the_same_in_every_version():
     # Golden: when this changes, every stored feature is computed again.
-    assert order_digest(("cat", "dog"), np.array([0, 1], np.int32), [b"a" * 32, b"b" * 32]) == "0a0482d7e556d0465399281dc64dde4fc1e2c2000cc71c78b04ea047e3d0f7b4"
+    assert (
+        order_digest(("cat", "dog"), np.array([0, 1], np.int32), [b"a" * 32, b"b" * 32])
+        == "0a0482d7e556d0465399281dc64dde4fc1e2c2000cc71c78b04ea047e3d0f7b4"
+    )
 
 
 def test_a_split_gives_each_image_with_its_own_label_and_digest():
