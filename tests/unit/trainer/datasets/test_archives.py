@@ -222,6 +222,21 @@ def test_a_damaged_header_in_the_middle_does_not_end_the_archive_early(tmp_path)
     assert "after cat/9.png (bad checksum of a member)" in refused(archive)
 
 
+@pytest.mark.parametrize("text", ["x,y", "", "9" * 5000])
+def test_numbers_that_are_none_are_damage(tmp_path, text):
+    header = tarfile.TarInfo("a.png")
+    header.pax_headers = {"GNU.sparse.map": text}
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as packed:
+        packed.addfile(header)
+    assert "cannot be unpacked (" in refused(tmp_path / "a.tar")
+
+
+def test_a_zip_with_a_name_that_only_says_to_be_utf8_is_damaged(tmp_path):
+    archive = write_zip(tmp_path / "a.zip", {"\xe4.png": png(1)})
+    archive.write_bytes(archive.read_bytes().replace("\xe4".encode(), b"\xff\xff"))
+    assert "cannot be unpacked ('utf-8' codec can't decode byte" in refused(archive)
+
+
 def test_a_member_that_says_to_be_endless_does_not_keep_the_session_busy(tmp_path):
     archive = tar_of(tmp_path / "a.tar", (tarfile.REGTYPE, "large.txt", 1 << 60, b""))
     assert "it ends before its end mark" in refused(archive)

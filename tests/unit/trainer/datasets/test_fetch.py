@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import os
 import socket
 
@@ -11,12 +10,15 @@ import pytest
 from local_server import LocalServer, chunked, content, hang_up, status
 from pictures import go_on, layout, quiet, stop_at, write_tar
 from trainingsession_trainer.config import Dataset, FileSource, parse_spec
+from trainingsession_trainer.datasets import download as downloads
 from trainingsession_trainer.datasets import files, open_dataset
 from trainingsession_trainer.datasets.download import RETRY_SECONDS, download
 from trainingsession_trainer.datasets.fetch import fetch
 from trainingsession_trainer.errors import DataError, SpecError, Stopped
 from trainingsession_trainer.reporting import Reporter
 
+# Endless as far as a test needs it: one that fails must not fill the disk.
+ENDLESS = [b"x" * 100_000] * 1000
 BODY = bytes(range(256)) * 10_000
 DIGEST = hashlib.sha256(BODY).hexdigest()
 
@@ -80,7 +82,7 @@ def test_another_digest_is_refused_at_once_and_both_are_named(tmp_path, serve):
 
 
 def test_an_answer_in_chunks_is_whole_too(tmp_path, serve):
-    server = serve(chunked(itertools.repeat(b"x" * 1000, 300)))
+    server = serve(chunked([b"x" * 1000] * 300))
     assert fetched(tmp_path, server.uri).read_bytes() == b"x" * 300_000
 
 
@@ -124,7 +126,7 @@ def test_an_address_is_asked_for_as_it_is_and_names_no_file(tmp_path, serve, las
 )
 def test_an_address_that_cannot_be_opened_is_the_spec_s_fault(tmp_path, uri):
     with pytest.raises(SpecError) as caught:
-        fetched(tmp_path, uri)
+        downloaded(tmp_path, uri)
     assert str(caught.value).startswith("spec.dataset.uri is '")
     assert "which is no address that can be opened (" in str(caught.value)
     str(caught.value).encode()
@@ -134,8 +136,8 @@ def test_an_address_that_cannot_be_opened_is_the_spec_s_fault(tmp_path, uri):
 def test_a_redirect_to_another_scheme_is_refused(tmp_path, serve, target):
     server = serve(status(302, Location=target))
     with pytest.raises(DataError, match=r"cannot be downloaded \(HTTP 302 .*not allowed\)"):
-        fetched(tmp_path, f"{server.uri}/a.tar")
-    assert not (tmp_path / "work/download").exists()
+        downloaded(tmp_path, f"{server.uri}/a.tar")
+    assert not (tmp_path / "download").exists()
     assert len(server.paths) == 1
 
 
@@ -153,7 +155,7 @@ def test_a_redirect_to_http_is_followed(tmp_path, serve):
         (status(429), "HTTP 429 Too Many Requests"),
         (hang_up, "Remote end closed connection without response"),
         (content(BODY[:1000], length=len(BODY)), "it ended after 1,000 of 2,560,000 bytes"),
-        (chunked(iter([b"x" * 1000]), complete=False), "it ended early"),
+        (chunked([b"x" * 1000], complete=False), "it ended early"),
     ],
 )
 def test_a_hiccup_of_the_network_is_told_and_tried_again(tmp_path, serve, hiccup, words):
@@ -201,7 +203,7 @@ def test_what_the_server_refuses_is_final_at_once(tmp_path, serve, code):
 
 
 def test_a_session_is_stopped_between_chunks_of_a_download(tmp_path, serve):
-    server = serve(chunked(itertools.repeat(b"x" * 100_000)))
+    server = serve(chunked(ENDLESS))
     with pytest.raises(Stopped, match="Stopped while a file was downloaded; the next attempt does it again"):
         downloaded(tmp_path, server.uri, stop=stop_at(20))
 
@@ -213,14 +215,20 @@ def test_a_session_is_stopped_while_it_waits_for_the_server(tmp_path, serve):
     assert clock.now == 40
 
 
-def test_an_endless_answer_leaves_the_reserve_of_the_disk_alone(tmp_path, serve, monkeypatch):
-    room = 5_000_000
-    free = files.shutil.disk_usage(tmp_path).free
-    monkeypatch.setattr(files, "RESERVE_BYTES", free - room)
-    server = serve(chunked(itertools.repeat(b"x" * 100_000)))
+def test_an_endless_answer_ends_where_the_disk_has_no_more_room(tmp_path, serve, monkeypatch):
+    monkeypatch.setattr(downloads, "free_bytes", lambda folder: 5_000_000 - (folder / "download").stat().st_size)
+    server = serve(chunked(ENDLESS))
     with pytest.raises(DataError, match=r"does not fit on the disk: .* bytes are still to come and .* may be written"):
         downloaded(tmp_path, server.uri)
+    assert 4_000_000 < (tmp_path / "download").stat().st_size <= 5_000_000
     assert len(server.paths) == 1
+
+
+def test_a_reserve_of_the_disk_is_left_alone(tmp_path, serve, monkeypatch):
+    monkeypatch.setattr(files, "RESERVE_BYTES", 1 << 62)
+    with pytest.raises(DataError, match=r"1,000,000 bytes are still to come and 0 may be written"):
+        downloaded(tmp_path, serve(content(BODY[:1_000_000])).uri)
+    assert not (tmp_path / "download").stat().st_size
 
 
 def test_a_file_that_says_to_be_larger_than_the_disk_is_refused_before_its_first_byte(tmp_path, serve):

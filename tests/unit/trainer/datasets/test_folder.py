@@ -135,6 +135,11 @@ def test_a_session_is_stopped_between_the_files_of_a_folder(tmp_path):
         opened(tmp_path, BOTH, stop_at(5))
 
 
+def test_a_session_is_stopped_while_other_files_than_images_are_passed_over(tmp_path):
+    with pytest.raises(Stopped):
+        opened(tmp_path, {f"{number}.txt": b"" for number in range(9)}, stop_at(5))
+
+
 def test_a_session_is_stopped_between_the_images_that_are_measured(tmp_path):
     found = opened(tmp_path, BOTH)
     with pytest.raises(Stopped, match="Stopped while the train images were measured"):

@@ -21,8 +21,8 @@ from trainingsession_trainer.structure import clip, shown
 
 from .files import CHUNK, Stop, check_stop, free_bytes, is_full
 
-NETWORK_SECONDS = 60
-"""Silence after which a server counts as gone."""
+NETWORK_SECONDS = 30
+"""Silence after which a server counts as gone; half of the time that a pod has to end after it was asked to."""
 RETRY_SECONDS = 120
 """Time after the first failure in which the download is tried again."""
 LONGEST_PAUSE = 30.0
