@@ -53,7 +53,7 @@ def document(base: dict[str, Any], subset: float) -> dict[str, Any]:
 
 def bare_speed(base: dict[str, Any]) -> float:
     """Images per second of the compiled model alone, after one call that compiles it."""
-    opened = open_base_model(config.parse_session(document(base, 1)).spec.base_model, Path(), quiet())
+    opened = open_base_model(config.parse_session(document(base, 1)).spec.base_model, Path(), quiet(), lambda: False)
     extractor = Extractor(opened.for_images((8, 8, 3)), lambda: False)
     batch = tf.constant(np.zeros((extractor._batch, 8, 8, 3), np.uint8))
     extractor._run(batch)

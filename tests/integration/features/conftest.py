@@ -60,7 +60,7 @@ class Case:
         self.out = io.StringIO()
         monkeypatch.setattr(features, "open_dataset", self._open)
 
-    def _open(self, spec, work, reporter):
+    def _open(self, spec, work, reporter, stop):
         self.opened += 1
         return self.dataset
 

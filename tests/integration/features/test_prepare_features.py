@@ -36,6 +36,12 @@ def test_a_second_session_computes_nothing(case):
     assert "60 of 60, 60 reused" in case.out.getvalue()
 
 
+def test_a_session_is_stopped_while_its_images_are_measured(case):
+    with pytest.raises(Stopped, match="Stopped while the train images were measured"):
+        case.prepare(stop=lambda: True)
+    assert case.decoded == 0
+
+
 def test_a_larger_subset_computes_only_the_new_shards(case):
     small = case.prepare(subset=0.3)  # 18 images, in two shards
     assert small.summary.computed == 32 + 20

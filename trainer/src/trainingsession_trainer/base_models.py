@@ -162,8 +162,8 @@ def check_base_model(spec: config.BaseModel) -> tuple[Classifier, dict[str, Any]
     return classifier, arguments, (height, width)
 
 
-def open_base_model(spec: config.BaseModel, work: Path, reporter: Reporter) -> BaseModel:
-    """Check, build and freeze the base model and load its weights; raises SpecError, DataError."""
+def open_base_model(spec: config.BaseModel, work: Path, reporter: Reporter, stop: Callable[[], bool]) -> BaseModel:
+    """Check, build and freeze the base model and load its weights; raises SpecError, DataError, Stopped."""
     classifier, arguments, size = check_base_model(spec)
     reporter.info(f"Building {spec.name} for {size[0]} x {size[1]} pixels")
     # "none" means the same random weights in every process; Keras draws its initializers' seeds from this one.
@@ -187,7 +187,7 @@ def open_base_model(spec: config.BaseModel, work: Path, reporter: Reporter) -> B
                     "correct its arguments or inputSize."
                 ) from error
 
-        network = load_weights(spec, build, work, reporter)
+        network = load_weights(spec, build, work, reporter, stop)
     network.trainable = False
     return BaseModel(
         name=spec.name,

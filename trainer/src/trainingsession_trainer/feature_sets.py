@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .base_models import BaseModel
 
-EXTRACTOR_VERSION = 1
+EXTRACTOR_VERSION = 2
 SHARD_BYTES = 32 * 1024 * 1024
 _FEWEST, _MOST = 16, 4096
 

@@ -101,9 +101,9 @@ def prepare_features(
     `memory_limit` is in bytes; without it, the pod's is read where it is mounted.
     """
     spec = session.spec
-    base = open_base_model(spec.base_model, work, reporter)
-    dataset = open_dataset(spec.dataset, work, reporter)
-    base = base.for_images(_common_shape(dataset))
+    base = open_base_model(spec.base_model, work, reporter, stop)
+    dataset = open_dataset(spec.dataset, work, reporter, stop)
+    base = base.for_images(_common_shape(dataset, stop))
     validate(base.feature_shape, len(dataset.class_names))
 
     wanted = (
@@ -215,8 +215,9 @@ def _mounted_limit() -> int | None:
         return None
 
 
-def _common_shape(dataset: Dataset) -> tuple[int, int, int] | None:
-    return dataset.train.image_shape if dataset.train.image_shape == dataset.test.image_shape else None
+def _common_shape(dataset: Dataset, stop: Callable[[], bool]) -> tuple[int, int, int] | None:
+    shape = dataset.train.common_shape(stop)
+    return shape if shape is not None and shape == dataset.test.common_shape(stop) else None
 
 
 def _open_set(store: FeatureStore, base: BaseModel, dataset: Dataset, split: Split) -> FeatureSet:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import keras
 import numpy as np
@@ -29,12 +29,15 @@ _SUFFIXES = (".weights.h5", ".h5")
 Builder = Callable[[str | None], keras.Model]
 
 
-def load_weights(spec: config.BaseModel, build: Builder, work: Path, reporter: Reporter) -> keras.Model:
-    """Build the network without its top and give it its weights; raises SpecError, DataError."""
+def load_weights(
+    spec: config.BaseModel, build: Builder, work: Path, reporter: Reporter, stop: Callable[[], bool]
+) -> keras.Model:
+    """Build the network without its top and give it its weights; raises SpecError, DataError, Stopped."""
     if spec.weights_from is not None:
         suffix = _suffix(spec.weights_from.uri)
         network = build(None)
-        _load_file(network, spec, _fetched(spec.weights_from, suffix, work, reporter))
+        # Keras reads a file by its suffix.
+        _load_file(network, spec, fetch(spec.weights_from, _FIELD, MOUNT, work / f"base{suffix}", reporter, stop))
         return network
     if spec.weights == "none":
         return build(None)
@@ -74,25 +77,14 @@ def weights_digest(network: keras.Model) -> str:
 
 
 def _suffix(uri: str) -> str:
-    name = Path(urlsplit(uri).path).name
+    try:
+        name = unquote(urlsplit(uri).path)
+    except ValueError as error:
+        raise SpecError(f"{_FIELD}.uri is {shown(uri)}, which is no address ({error}); correct it.") from error
     for suffix in _SUFFIXES:
         if name.endswith(suffix):
             return suffix
     raise SpecError(f"{_FIELD}.uri is {shown(uri)}; weights are read from files that end in .weights.h5 or .h5.")
-
-
-def _fetched(source: config.FileSource, suffix: str, work: Path, reporter: Reporter) -> Path:
-    path = fetch(source, _FIELD, MOUNT, work, reporter)
-    if _suffix_matches(path, suffix):
-        return path
-    # Keras reads a file by its suffix.
-    link = work / f"base{suffix}"
-    link.symlink_to(path.resolve())
-    return link
-
-
-def _suffix_matches(path: Path, suffix: str) -> bool:
-    return path.name.endswith(suffix) and (suffix == ".weights.h5") == path.name.endswith(".weights.h5")
 
 
 def _load_file(network: keras.Model, spec: config.BaseModel, path: Path) -> None:

@@ -6,25 +6,31 @@ DataError that names the member and the reason.
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import lzma
-import shutil
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any, cast
 
 from trainingsession_trainer.errors import DataError
 
-CHUNK = 1 << 20
+from .files import CHUNK, Stop, check_stop, free_bytes, is_full, sha256_of
+from .tar import TarHeader, TarStream
+
 MOST_FILES = 2_000_000
 MOST_BYTES = 256 << 20
 """Largest single image file."""
-RESERVE_BYTES = 256 << 20
-"""Disk that is left free."""
+ANY_TOTAL = 1 << 30
+MOST_GROWTH = 100
+"""An archive may grow to `ANY_TOTAL` bytes, or to this many times its size; images hardly shrink when packed."""
+_DOING = "the images were unpacked"
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 _FAILURES = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -34,6 +40,8 @@ _FAILURES = (
     OSError,
     NotImplementedError,
     RuntimeError,
+    ValueError,
+    IndexError,
 )
 
 
@@ -53,34 +61,51 @@ class _Member:
     content: IO[bytes]
 
 
-def unpack(archive: Path, folder: Path, suffixes: frozenset[str]) -> list[Stored]:
-    """Unpack the files with one of `suffixes` into `folder`; raises DataError."""
-    folder.mkdir(parents=True, exist_ok=True)
+def unpack(archive: Path, folder: Path, suffixes: frozenset[str], stop: Stop) -> list[Stored]:
+    """Unpack the files with one of `suffixes` into `folder`; raises DataError, Stopped."""
     stored: list[Stored] = []
     try:
-        for member in _members(archive):
+        folder.mkdir(parents=True, exist_ok=True)
+        most = max(ANY_TOTAL, MOST_GROWTH * archive.stat().st_size)
+        total = 0
+        for member in _members(archive, stop):
+            check_stop(stop, _DOING)
             name = _safe(member.name)
             if not is_wanted(name, suffixes):
                 continue
             if len(stored) >= MOST_FILES:
                 raise DataError(f"The archive holds more than {MOST_FILES:,} images; split the data set.")
+            total += member.size
+            if total > most:
+                raise DataError(
+                    f"The images up to {name} have {total:,} bytes, more than the {most:,} that an archive of this "
+                    "size may hold; pack the images in smaller archives or as JPEG or PNG."
+                )
             target = folder / f"{len(stored):08}{name.suffix.lower()}"
-            stored.append(Stored(name, target, _write(member, target)))
+            stored.append(Stored(name, target, _write(member, target, stop)))
     except _FAILURES as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         after = f" after {stored[-1].name}" if stored else ""
-        raise DataError(f"The archive cannot be unpacked{after} ({reason}); it is damaged or cut off.") from error
+        if is_full(error):
+            raise DataError(f"The disk is full{after}; use a node with a larger one.") from error
+        reason = " ".join(readable(str(error)).split())[:200] or type(error).__name__
+        raise DataError(
+            f"The archive cannot be unpacked{after} ({reason}); it is damaged, cut off, or neither tar nor zip: "
+            "pack it again."
+        ) from error
     return stored
 
 
-def scan(folder: Path, suffixes: frozenset[str]) -> list[Stored]:
-    """List the files of a folder that is there already, links left out; reads each once for its digest."""
+def scan(folder: Path, suffixes: frozenset[str], stop: Stop) -> list[Stored]:
+    """List the files of a folder that is there already, links left out; reads each once. Raises DataError, Stopped."""
     stored = []
     for path in sorted(folder.rglob("*")):
-        name = PurePosixPath(path.relative_to(folder).as_posix())
+        check_stop(stop, "the images were listed")
+        name = PurePosixPath(readable(path.relative_to(folder).as_posix()))
         if is_wanted(name, suffixes) and path.is_file() and not path.is_symlink():
-            with path.open("rb") as file:
-                stored.append(Stored(name, path, hashlib.file_digest(file, "sha256").digest()))
+            try:
+                stored.append(Stored(name, path, sha256_of(path, stop, "the images were listed")))
+            except OSError as error:
+                raise DataError(f"{name} cannot be read ({error.strerror}); make it readable or remove it.") from error
     return stored
 
 
@@ -89,46 +114,91 @@ def is_wanted(name: PurePosixPath, suffixes: frozenset[str]) -> bool:
     return name.suffix.lower() in suffixes and not any(part.startswith((".", "__MACOSX")) for part in name.parts)
 
 
-def _members(archive: Path) -> Iterator[_Member]:
+def readable(name: str) -> str:
+    r"""Write a name that is not UTF-8 with escapes (\xe4), so that it can be shown and stored, and stays another's."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _members(archive: Path, stop: Stop) -> Iterator[_Member]:
     """Give the regular files; anything that is neither file nor folder is refused."""
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as packed:
-            for info in packed.infolist():
-                if (info.external_attr >> 16) & 0o170000 == 0o120000:
-                    raise DataError(f"{info.filename} in the archive is a link; pack the file itself.")
-                if not info.is_dir():
-                    with packed.open(info) as content:
-                        yield _Member(info.filename, info.file_size, content)
+    with archive.open("rb") as file:
+        start = file.read(10)
+    if start.startswith(_ZIP):
+        yield from _zip_members(archive)
         return
-    # As a stream: a compressed archive is read once from front to back.
-    with tarfile.open(archive, "r|*") as packed_tar:
-        for item in packed_tar:
+    with _decompressed(archive, start) as content:
+        yield from _tar_members(TarStream(content, lambda: check_stop(stop, _DOING)))
+
+
+def _decompressed(archive: Path, start: bytes) -> Any:
+    """Open a tar in whatever it is packed with; tarfile's own way unpacks a block at once, however large it becomes."""
+    if start.startswith(b"\x1f\x8b"):
+        return gzip.open(archive)
+    if start.startswith(b"\xfd7zXZ"):
+        return lzma.open(archive)
+    if start.startswith(b"BZh") and start[4:] == b"1AY&SY":
+        return bz2.open(archive)
+    return archive.open("rb")
+
+
+def _zip_members(archive: Path) -> Iterator[_Member]:
+    with zipfile.ZipFile(archive) as packed:
+        for info in packed.infolist():
+            name = _name(info.filename)
+            if (info.external_attr >> 16) & 0o170000 == 0o120000:
+                raise DataError(f"{name} in the archive is a link; pack the file itself.")
+            # The others are unpacked in one piece, however large it is.
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise DataError(f"{name} in the archive is not packed with deflate, as zip does; pack it with that.")
+            if not info.is_dir():
+                with packed.open(info) as content:
+                    yield _Member(name, info.file_size, content)
+
+
+def _tar_members(stream: TarStream) -> Iterator[_Member]:
+    with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|", tarinfo=TarHeader) as packed:
+        while (item := packed.next()) is not None:
+            # tarfile keeps all headers, for members to be found again, and what global headers say.
+            packed.members.clear()  # type: ignore[attr-defined]
+            packed.pax_headers.clear()  # type: ignore[attr-defined]
             if item.isdir():
                 continue
+            name = _name(item.name)
             if not item.isreg():
-                raise DataError(f"{item.name} in the archive is a link or a device; pack the file itself.")
-            file = packed_tar.extractfile(item)
+                raise DataError(f"{name} in the archive is a link or a device; pack the file itself.")
+            if item.issparse():
+                raise DataError(f"{name} in the archive is a sparse file; pack without --sparse.")
+            file = packed.extractfile(item)
             if file is not None:
-                yield _Member(item.name, item.size, file)
+                yield _Member(name, item.size, file)
+
+
+def _name(name: str) -> str:
+    """Write a member's name with the separators that all systems but one use."""
+    return readable(name.replace("\\", "/"))
 
 
 def _safe(name: str) -> PurePosixPath:
-    path = PurePosixPath(name.replace("\\", "/"))
+    path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         raise DataError(f"{name} in the archive leads out of the folder it is unpacked to; pack relative names only.")
     return path
 
 
-def _write(member: _Member, target: Path) -> bytes:
+def _write(member: _Member, target: Path, stop: Stop) -> bytes:
     """Write one member; returns its SHA-256. Never writes more than the member says it has."""
     if member.size > MOST_BYTES:
         raise DataError(f"{member.name} has {member.size:,} bytes, more than {MOST_BYTES:,}; make the image smaller.")
-    free = shutil.disk_usage(target.parent).free - RESERVE_BYTES
+    free = free_bytes(target.parent)
     if member.size > free:
-        raise DataError(f"{member.name} does not fit on the disk, which has {free:,} bytes left; use a larger node.")
+        raise DataError(
+            f"{member.name} has {member.size:,} bytes and the disk has room for {free:,}; "
+            "use a node with a larger disk."
+        )
     digest, left = hashlib.sha256(), member.size
     with target.open("wb") as file:
         while left > 0 and (chunk := member.content.read(min(CHUNK, left))):
+            check_stop(stop, _DOING)
             digest.update(chunk)
             file.write(chunk)
             left -= len(chunk)

@@ -18,6 +18,7 @@ from trainingsession_trainer.reporting import Reporter
 
 from .archives import Stored, unpack
 from .fetch import DATASET_MOUNT, fetch
+from .files import Stop
 from .splits import Dataset, Image, Images, Shape, Split, make_split
 
 SOURCE = FileSource(
@@ -46,10 +47,10 @@ class _Records(Images):
         return (32, 32, 3)
 
 
-def load(work: Path, reporter: Reporter, source: FileSource = SOURCE) -> Dataset:
-    """Download and open the data set; raises DataError."""
-    archive = fetch(source, "spec.dataset", DATASET_MOUNT, work, reporter)
-    stored = {item.name.name: item for item in unpack(archive, work / "cifar10", frozenset({".bin"}))}
+def load(work: Path, reporter: Reporter, stop: Stop, source: FileSource = SOURCE) -> Dataset:
+    """Download and open the data set; raises DataError, Stopped."""
+    archive = fetch(source, "spec.dataset", DATASET_MOUNT, work / "download", reporter, stop)
+    stored = {item.name.name: item for item in unpack(archive, work / "cifar10", frozenset({".bin"}), stop)}
     return Dataset(CLASS_NAMES, _split("train", stored, TRAIN_FILES), _split("test", stored, TEST_FILES))
 
 

@@ -12,6 +12,7 @@ from trainingsession_trainer.errors import DataError
 from trainingsession_trainer.reporting import Reporter
 
 from .archives import Stored, scan, unpack
+from .files import Stop
 from .images import SUFFIXES, FileImages
 from .order import order, validation_mask
 from .splits import Dataset, Split, make_split
@@ -22,16 +23,19 @@ TEST_SHARE = Decimal("0.2")
 Classes = dict[str, list[Stored]]
 
 
-def open_folder(source: Path, work: Path, reporter: Reporter) -> Dataset:
-    """Open an archive or a folder; images are decoded later, one at a time. Raises DataError naming the file."""
+def open_folder(source: Path, title: str, work: Path, reporter: Reporter, stop: Stop) -> Dataset:
+    """Open an archive or a folder, which sentences call `title`; images are decoded later, one at a time.
+
+    Raises DataError naming the file, and Stopped.
+    """
     if source.is_dir():
-        stored = scan(source, SUFFIXES)
+        stored = scan(source, SUFFIXES, stop)
     else:
-        reporter.info(f"Unpacking {source.name}")
-        stored = unpack(source, work / "images", SUFFIXES)
+        reporter.info(f"Unpacking {title}")
+        stored = unpack(source, work / "images", SUFFIXES, stop)
     if not stored:
         raise DataError(
-            f"{source.name} holds no image ({', '.join(sorted(SUFFIXES))}); "
+            f"{title} holds no image ({', '.join(sorted(SUFFIXES))}); "
             "pack folders train/<class> and test/<class> with images."
         )
     train, test = _arrange(stored)

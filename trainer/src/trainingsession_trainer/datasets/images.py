@@ -7,11 +7,14 @@ frame. Pillow decodes: its version is pinned, and other decoders differ in most 
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image as Pillow
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from trainingsession_trainer.errors import DataError
 
@@ -20,14 +23,31 @@ from .splits import Image, Images, Shape
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp"})
 MOST_PIXELS = 100_000_000
 """An image that says it has more is refused before it is decoded."""
-_ROTATED = frozenset({5, 6, 7, 8})
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+"""Pillow goes by content: without these, a PostScript file named .png would be run."""
 _ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Pillow.Transpose.FLIP_LEFT_RIGHT,
+    3: Pillow.Transpose.ROTATE_180,
+    4: Pillow.Transpose.FLIP_TOP_BOTTOM,
+    5: Pillow.Transpose.TRANSPOSE,
+    6: Pillow.Transpose.ROTATE_270,
+    7: Pillow.Transpose.TRANSVERSE,
+    8: Pillow.Transpose.ROTATE_90,
+}
+"""What brings an image upright, by its EXIF orientation."""
+_ROTATED = frozenset({5, 6, 7, 8})
 _FAILURES = (
     OSError,
     ValueError,
     SyntaxError,
     EOFError,
     MemoryError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
     UnidentifiedImageError,
     Pillow.DecompressionBombError,
 )
@@ -46,27 +66,44 @@ class FileImages(Images):
 
     def shape(self, index: int) -> Shape:
         """Read the size from the file's header, as it is after rotation."""
-        try:
-            with Pillow.open(self._paths[index]) as image:
-                width, height = image.size
-                if image.getexif().get(_ORIENTATION) in _ROTATED:
-                    width, height = height, width
-        except _FAILURES as error:
-            raise _unreadable(self._names[index], error) from error
-        return (height, width, 3)
+        with _opened(self._paths[index], self._names[index]) as image:
+            width, height = image.size
+            return (width, height, 3) if _orientation(image) in _ROTATED else (height, width, 3)
 
 
 def decode(path: Path, name: str) -> Image:
     """Decode one file to uint8 [height, width, 3]; raises DataError naming it."""
+    with _opened(path, name) as image:
+        # Asked before the pixels are loaded, as `shape` does: loading can bring up more metadata.
+        method = _UPRIGHT.get(_orientation(image))
+        return np.asarray(_rgb(image if method is None else image.transpose(method)))
+
+
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[Pillow.Image]:
+    """Open one file without decoding it; what goes wrong meanwhile becomes a DataError naming it."""
     try:
-        with Pillow.open(path) as image:
+        with Pillow.open(path, formats=_FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise DataError(
                     f"{name} has {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}; make it smaller."
                 )
-            return np.asarray(_rgb(ImageOps.exif_transpose(image)))
+            yield image
     except _FAILURES as error:
         raise _unreadable(name, error) from error
+
+
+def _orientation(image: Pillow.Image) -> int:
+    """Give the EXIF orientation; EXIF that cannot be read says nothing.
+
+    ImageOps.exif_transpose would write the rest of the EXIF anew, which fails for many cameras' and editors' files.
+    """
+    try:
+        # Not image.getexif(): for PNG, that one decodes the pixels to find a chunk behind them.
+        value = Pillow.Image.getexif(image).get(_ORIENTATION)
+        return int(value) if value in _UPRIGHT else 1
+    except _FAILURES:
+        return 1
 
 
 def _rgb(image: Pillow.Image) -> Pillow.Image:
@@ -84,5 +121,5 @@ def _unreadable(name: str, error: BaseException) -> DataError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     # Pillow puts the whole path into its message; the name inside the data set is said already.
     if isinstance(error, UnidentifiedImageError):
-        reason = "it is no image that can be decoded"
+        reason = "it is no JPEG, PNG, BMP, GIF or WebP file"
     return DataError(f"{name} cannot be read ({reason}); repair or remove it.")

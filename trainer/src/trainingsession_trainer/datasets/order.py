@@ -1,7 +1,8 @@
 """The order of a split's images: made from their content alone, so that every subset is a prefix of it.
 
 The images of a class are sorted by a digest of class and content, image r of n stands at (r + 1/2) / n, and the classes
-are merged by position. Every prefix then holds the classes in the data set's proportions, to within one image.
+are merged by position. Every prefix then holds a class with share p of the images, one of k classes, to within
+1/2 + p * (k - 2) / 2 images of its proportion: one image where no class has more than 1 / (k - 2) of them.
 """
 
 from __future__ import annotations

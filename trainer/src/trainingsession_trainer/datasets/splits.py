@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .files import Stop, check_stop
 from .order import order, order_digest
 
 Image = NDArray[np.uint8]
@@ -66,16 +66,16 @@ class Split:
         """Decode image `index` of the order, uint8 [height, width, 3]; raises DataError naming it."""
         return self.images.read(int(self.places[index]))
 
-    @cached_property
-    def image_shape(self) -> Shape | None:
-        """The size that all images of the split have, (height, width, 3); None where sizes differ."""
-        first = self.images.shape(int(self.places[0]))
-        same = all(self.images.shape(int(place)) == first for place in self.places[1:])
-        return first if same else None
-
-    def first(self, n: int) -> Split:
-        """Give the first `n` images."""
-        return Split(self.name, self.labels[:n], self.digests[:n], self.order_digest, self.images, self.places[:n])
+    def common_shape(self, stop: Stop) -> Shape | None:
+        """Measure the images: the size that all of them have, None where sizes differ; raises DataError, Stopped."""
+        common: Shape | None = None
+        for place in self.places:
+            check_stop(stop, f"the {self.name} images were measured")
+            shape = self.images.shape(int(place))
+            if common is not None and shape != common:
+                return None
+            common = shape
+        return common
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,146 @@
+"""A download over http or https: in chunks, never onto the last of the disk, and again when the network hiccups."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from http.client import HTTPException, HTTPMessage, IncompleteRead, InvalidURL
+from pathlib import Path
+from typing import IO
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from trainingsession_trainer.errors import DataError, SpecError
+from trainingsession_trainer.reporting import Reporter
+from trainingsession_trainer.structure import clip, shown
+
+from .files import CHUNK, Stop, check_stop, free_bytes, is_full
+
+NETWORK_SECONDS = 30
+"""Silence after which a server counts as gone; half of the time that a pod has to end after it was asked to."""
+RETRY_SECONDS = 120
+"""Time after the first failure in which the download is tried again."""
+LONGEST_PAUSE = 30.0
+REPORT_SECONDS = 10.0
+# What an address may hold as it is; "%" because the user's own escapes stay.
+_SAFE = "%/:?#[]@!$&'()*+,;=~"
+_DOING = "a file was downloaded"
+
+
+def download(
+    uri: str,
+    field: str,
+    target: Path,
+    reporter: Reporter,
+    stop: Stop,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> str:
+    """Download into `target` and return the SHA-256; raises SpecError, DataError, Stopped.
+
+    The spec is immutable, so a failure that passes by itself is not yet the session's: it is tried again for a while.
+    """
+    reporter.info(f"Downloading {uri}")
+    seconds, deadline = 1.0, math.inf
+    while True:
+        try:
+            return _attempt(uri, field, target, reporter, stop)
+        except (ValueError, OverflowError, InvalidURL) as error:
+            raise SpecError(
+                f"{field}.uri is {shown(uri)}, which is no address that can be opened ({clip(str(error))}); correct it."
+            ) from error
+        except (OSError, HTTPException) as error:
+            if is_full(error):
+                raise DataError(f"{field}.uri {uri} does not fit on the disk; use a node with a larger one.") from error
+            deadline = min(deadline, clock() + RETRY_SECONDS)
+            if not _may_pass(error) or clock() + seconds > deadline:
+                raise DataError(
+                    f"{field}.uri {uri} cannot be downloaded ({_cause(error)}); "
+                    "check the address and the pod's way out of the cluster."
+                ) from error
+            reporter.info(f"The download failed ({_cause(error)}); trying again in {seconds:.0f} s")
+        _wait(seconds, stop, pause)
+        seconds = min(2 * seconds, LONGEST_PAUSE)
+
+
+class _WebRedirects(HTTPRedirectHandler):
+    """Follows redirects to http and https alone; the standard one also follows them to ftp."""
+
+    def redirect_request(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> Request | None:
+        if urlsplit(newurl).scheme not in ("http", "https"):
+            raise HTTPError(newurl, code, f"a redirect to {clip(newurl)} is not allowed", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _attempt(uri: str, field: str, target: Path, reporter: Reporter, stop: Stop) -> str:
+    check_stop(stop, _DOING)
+    opener = build_opener(_WebRedirects)
+    with opener.open(_quoted(uri), timeout=NETWORK_SECONDS) as answer, target.open("wb") as file:
+        size: int | None = answer.length
+        _check_room(size or 0, uri, field, target.parent)
+        digest, done, told = hashlib.sha256(), 0, time.monotonic()
+        # Takes what has come, so that a slow server does not keep the session from stopping.
+        while chunk := answer.read1(CHUNK):
+            check_stop(stop, _DOING)
+            _check_room(len(chunk), uri, field, target.parent)
+            digest.update(chunk)
+            file.write(chunk)
+            done += len(chunk)
+            if time.monotonic() - told > REPORT_SECONDS:
+                told = time.monotonic()
+                reporter.info(f"Downloaded {done / 1e6:,.0f} MB" + (f" of {size / 1e6:,.0f} MB" if size else ""))
+    if size is not None and done != size:
+        raise ConnectionError(f"it ended after {done:,} of {size:,} bytes")
+    return digest.hexdigest()
+
+
+def _quoted(uri: str) -> str:
+    """Write an address as it goes over the network; raises ValueError."""
+    # Asked for its check alone: the system would take a port above 65,535 for another one.
+    _ = urlsplit(uri).port
+    return quote(uri, safe=_SAFE)
+
+
+def _check_room(size: int, uri: str, field: str, folder: Path) -> None:
+    free = free_bytes(folder)
+    if size > free:
+        raise DataError(
+            f"{field}.uri {uri} does not fit on the disk: {size:,} bytes are still to come and {free:,} may be "
+            "written; use a node with a larger disk."
+        )
+
+
+def _may_pass(error: OSError | HTTPException) -> bool:
+    """Whether the same download can succeed a little later."""
+    if isinstance(error, HTTPError):
+        return error.code == 429 or error.code >= 500
+    cause = error.reason if isinstance(error, URLError) else error
+    if isinstance(cause, socket.gaierror):
+        return cause.errno != socket.EAI_NONAME
+    return isinstance(cause, OSError | IncompleteRead) and not isinstance(cause, ssl.SSLCertVerificationError)
+
+
+def _cause(error: OSError | HTTPException) -> str:
+    if isinstance(error, HTTPError):
+        error.close()
+        return f"HTTP {error.code} {error.reason}"
+    if isinstance(error, IncompleteRead):
+        return "it ended early"
+    cause = error.reason if isinstance(error, URLError) else error
+    return clip(str(cause)) or type(cause).__name__
+
+
+def _wait(seconds: float, stop: Stop, pause: Callable[[float], None]) -> None:
+    """Pause in steps of a second at most, so that a session that is stopped ends in time."""
+    while seconds > 0:
+        check_stop(stop, _DOING)
+        pause(min(1.0, seconds))
+        seconds -= 1.0
