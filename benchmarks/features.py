@@ -8,6 +8,7 @@ encoding, no storage. Rounds alternate, so that a machine that slows down slows 
 from __future__ import annotations
 
 import io
+import logging
 import statistics
 import tempfile
 import time
@@ -96,6 +97,8 @@ def quiet() -> Reporter:
 
 
 def main() -> None:
+    # Every session makes functions of its own; that is no news here.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder, embedded_mongod(Path(folder)) as uri:
         work = Path(folder)
 

@@ -21,7 +21,8 @@ def main() -> int:
         "?",
     )
     print(f"{os.cpu_count()} cores, {model}, Python {platform.python_version()}\n", flush=True)
-    failed = subprocess.run([sys.executable, HERE / "features.py"], check=False).returncode
+    plain = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    failed = subprocess.run([sys.executable, HERE / "features.py"], check=False, env=plain).returncode
     print(flush=True)
     if not (HERE.parent / ".cluster/kubeconfig").is_file():
         print("From a TrainingSession to its Job: not measured, there is no cluster; run make demo first.")

@@ -20,7 +20,7 @@ NAMES = sorted(classifiers())
 
 def opened(work, **base):
     spec = config.parse_spec({"dataset": {"name": "digits"}, "baseModel": base}).base_model
-    return open_base_model(spec, work, Reporter(io.StringIO()))
+    return open_base_model(spec, work, Reporter(io.StringIO()), bool)
 
 
 def refusal(name, **arguments) -> str:

@@ -66,6 +66,7 @@ def test_the_fifth_is_chosen_by_content_and_not_by_name(tmp_path):
     [
         (layout(train__cat=2, train__dog=2), "The data set has no folder test/; add it"),
         (layout(test__cat=2, test__dog=2, other__cat=2), "The data set has no folder train/; add it"),
+        (layout(test__cat=2, test__dog=2), "The data set has no folder train/; add it"),
         (layout(train__cat=2, test__cat=2), "has one class, cat; a classifier needs at least two"),
         (layout(cat=9), "has one class, cat; a classifier needs at least two"),
         (layout(train__cat=2, train__dog=2, test__cat=2), "Class dog has no image in test/"),

@@ -29,20 +29,13 @@ def most_deviation(sizes):
     return np.abs(counts - shares).max(axis=0)
 
 
-@given(st.integers(1, 40), st.integers(1, 12))
-def test_every_prefix_holds_classes_of_one_size_to_within_one_image(size, classes):
-    assert np.all(most_deviation([size] * classes) <= 1)
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=12))
+def test_every_prefix_holds_each_class_to_within_one_image_of_its_share(sizes):
+    assert np.all(most_deviation(sizes) < 1)
 
 
-@given(st.lists(st.integers(1, 200), min_size=1, max_size=3))
-def test_every_prefix_holds_up_to_three_classes_of_any_sizes_to_within_one_image(sizes):
-    assert np.all(most_deviation(sizes) <= 1 + 1e-9)
-
-
-@given(sizes_of_classes)
-def test_every_prefix_holds_each_class_to_within_what_its_share_and_the_number_of_classes_allow(sizes):
-    shares = np.array(sizes) / sum(sizes)
-    assert np.all(most_deviation(sizes) <= 0.5 + shares * max(0, len(sizes) - 2) / 2 + 1e-9)
+def test_many_small_classes_beside_a_large_one_keep_their_shares_too():
+    assert np.all(most_deviation([1] * 100 + [500]) < 1)
 
 
 @given(sizes_of_classes, st.randoms(use_true_random=False))

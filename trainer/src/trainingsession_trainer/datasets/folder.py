@@ -53,7 +53,11 @@ def _arrange(stored: list[Stored]) -> tuple[Classes, Classes | None]:
     """Find the layout, also below one common folder; the test part is None where there is none."""
     tops = {item.name.parts[0] for item in stored}
     # One folder around everything, as archives often have it.
-    depth = 1 if len(tops) == 1 and tops != {"train"} and all(len(item.name.parts) > 2 for item in stored) else 0
+    depth = (
+        1
+        if len(tops) == 1 and not tops <= {"train", "test"} and all(len(item.name.parts) > 2 for item in stored)
+        else 0
+    )
     tops = {item.name.parts[depth] for item in stored}
     if {"train", "test"} <= tops:
         return _classes(stored, depth, "train"), _classes(stored, depth, "test")

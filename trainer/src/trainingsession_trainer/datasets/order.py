@@ -1,16 +1,16 @@
 """The order of a split's images: made from their content alone, so that every subset is a prefix of it.
 
-The images of a class are sorted by a digest of class and content, image r of n stands at (r + 1/2) / n, and the classes
-are merged by position. Every prefix then holds a class with share p of the images, one of k classes, to within
-1/2 + p * (k - 2) / 2 images of its proportion: one image where no class has more than 1 / (k - 2) of them.
+The images of a class are sorted by a digest of class and content, and the classes are merged so that every prefix holds
+each of them in the data set's proportion, to within less than one image.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from decimal import ROUND_CEILING, Decimal
 from fractions import Fraction
+from heapq import heappop, heappush
 from itertools import pairwise
 
 import numpy as np
@@ -22,15 +22,37 @@ def order(labels: NDArray[np.int32], digests: Sequence[bytes]) -> NDArray[np.int
 
     labels [n]: class numbers; digests: n image digests. The same images of a class keep no order of their own.
     """
-    positions = np.empty(len(labels), np.float64)
+    classes = []
     for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+        members = np.flatnonzero(labels == label).tolist()
         prefix = int(label).to_bytes(4, "big")
-        keys = [hashlib.sha256(prefix + digests[int(i)]).digest() for i in members]
-        members = members[sorted(range(len(members)), key=keys.__getitem__)]
-        # A division is rounded correctly, so equal fractions of different classes are equal here too.
-        positions[members] = (2 * np.arange(len(members)) + 1) / (2 * len(members))
-    return np.lexsort((labels, positions)).astype(np.int64)
+        keys = {i: hashlib.sha256(prefix + digests[i]).digest() for i in members}
+        classes.append(sorted(members, key=keys.__getitem__))
+    turns = [iter(members) for members in classes]
+    merged = (next(turns[chosen]) for chosen in merge([len(members) for members in classes]))
+    return np.fromiter(merged, np.int64, len(labels))
+
+
+def merge(sizes: Sequence[int]) -> Iterator[int]:
+    """Give the class of every place, for classes of these sizes: each prefix is within one image of the proportions.
+
+    Image r of a class of s, of n in all, may stand from place floor(r n / s) + 1 on and must stand by place
+    ceil((r + 1) n / s); of those that may, the most urgent is taken. That this always succeeds, and what it is for:
+    Tijdeman, R. (1980), The chairman assignment problem, Discrete Mathematics 32.
+    """
+    n = sum(sizes)
+    done = [0] * len(sizes)
+    waiting = [(1, c) for c in range(len(sizes))]  # by the first place that they may take
+    urgent: list[tuple[int, int]] = []  # by the last
+    for place in range(1, n + 1):
+        while waiting and waiting[0][0] <= place:
+            _, c = heappop(waiting)
+            heappush(urgent, (-(-(done[c] + 1) * n // sizes[c]), c))
+        _, c = heappop(urgent)
+        yield c
+        done[c] += 1
+        if done[c] < sizes[c]:
+            heappush(waiting, (done[c] * n // sizes[c] + 1, c))
 
 
 def prefix(n: int, subset: Decimal) -> int:
