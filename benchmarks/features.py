@@ -1,12 +1,14 @@
 """Extraction beside the bare base model, and a first session beside a second one on the same features.
 
-Both on the 1,797 digits with random weights and a real mongod: speed does not depend on what the images show. The bare
-model is the same compiled function, fed again and again with one batch that is in memory already: no decoding, no
-encoding, no storage. Rounds alternate, so that a machine that slows down slows both.
+With random weights and a real mongod: speed does not depend on what the images show. The bare model is the same
+compiled function, fed again and again with one batch that is in memory already: no reading, no encoding, no storage.
+Extraction is timed over four shards, from images in memory to features in GridFS, after one small shard that has it
+compiled. Rounds alternate, so that a machine that slows down slows both. The sessions are of the 1,797 digits.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import statistics
@@ -22,15 +24,19 @@ from pymongo.database import Database
 
 from trainingsession_trainer import config
 from trainingsession_trainer.base_models import open_base_model
+from trainingsession_trainer.datasets.splits import ArrayImages, make_split
 from trainingsession_trainer.embedded import embedded_mongod
-from trainingsession_trainer.extraction import Extractor
-from trainingsession_trainer.features import prepare_features
+from trainingsession_trainer.extraction import Extraction
+from trainingsession_trainer.extractor import Extractor
+from trainingsession_trainer.feature_sets import FeatureSet, images_per_shard
+from trainingsession_trainer.feature_store import FeatureStore
 from trainingsession_trainer.mongodb import Document, connect
 from trainingsession_trainer.records import create_record
 from trainingsession_trainer.reporting import Reporter
 from trainingsession_trainer.run import run_attempt
 
 ROUNDS = 3
+SHARDS = 4
 CASES: dict[str, dict[str, Any]] = {
     "InceptionV3 139x139": {"name": "InceptionV3", "inputSize": [139, 139]},
     "ResNet50 64x64": {"name": "ResNet50", "inputSize": [64, 64]},
@@ -52,26 +58,41 @@ def document(base: dict[str, Any], subset: float) -> dict[str, Any]:
     }
 
 
-def bare_speed(base: dict[str, Any]) -> float:
-    """Images per second of the compiled model alone, after one call that compiles it."""
-    opened = open_base_model(config.parse_session(document(base, 1)).spec.base_model, Path(), quiet(), lambda: False)
-    extractor = Extractor(opened.for_images((8, 8, 3)), lambda: False)
-    batch = tf.constant(np.zeros((extractor._batch, 8, 8, 3), np.uint8))
-    extractor._run(batch)
-    images, started = 0, time.perf_counter()
-    while time.perf_counter() - started < 6:
-        extractor._run(batch).numpy()
-        images += extractor._batch
-    return images / (time.perf_counter() - started)
+class Bench:
+    """One base model, and noise of 32 x 32 pixels to feed it."""
 
+    def __init__(self, base: dict[str, Any]) -> None:
+        spec = config.parse_session(document(base, 1)).spec.base_model
+        self.base = open_base_model(spec, Path(), quiet(), never).for_images((32, 32, 3))
+        self.shard = images_per_shard(self.base.feature_shape)
+        self.images = np.random.default_rng(0).integers(0, 256, (SHARDS * self.shard, 32, 32, 3), np.uint8)
 
-def extraction_speed(base: dict[str, Any], database: Database[Document], work: Path) -> float:
-    """Images per second from pixels to stored features, as the session's own log reports it."""
-    out = io.StringIO()
-    session = config.parse_session(document(base, 1))
-    prepare_features(session, database, work, Reporter(out), lambda: False, validate=lambda shape, classes: None)
-    lines = [line for line in out.getvalue().splitlines() if "images/s" in line]
-    return float(lines[-1].rsplit(", ", 1)[1].removesuffix(" images/s"))
+    def bare_speed(self) -> float:
+        """Images per second of the compiled model alone, after one call that compiles it."""
+        extractor = Extractor(self.base, never)
+        batch = tf.constant(self.images[: extractor._batch])
+        extractor._run(batch)
+        images, started = 0, time.perf_counter()
+        while time.perf_counter() - started < 6:
+            extractor._run(batch).numpy()
+            images += extractor._batch
+        return images / (time.perf_counter() - started)
+
+    def extraction_speed(self, database: Database[Document]) -> float:
+        """Images per second from images in memory to features in GridFS."""
+        extraction = Extraction(FeatureStore(database, never), self.base, never)
+        self._extract(extraction, "warm", 64, 64)
+        started = time.perf_counter()
+        self._extract(extraction, "timed", len(self.images), self.shard)
+        return len(self.images) / (time.perf_counter() - started)
+
+    def _extract(self, extraction: Extraction, key: str, count: int, shard: int) -> None:
+        images = self.images[:count]
+        digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
+        split = make_split("train", ("noise",), np.zeros(count, np.int32), digests, ArrayImages(images))
+        found = FeatureSet(key, "train", count, shard, self.base.feature_shape)
+        done = extraction.complete(split, found, found.shards_for(count), lambda *_: None)
+        assert sum(done.values()) == count
 
 
 def seconds_to_accuracy(base: dict[str, Any], database: Database[Document], work: Path) -> float:
@@ -92,6 +113,10 @@ def seconds_to_accuracy(base: dict[str, Any], database: Database[Document], work
     return found[0] - started
 
 
+def never() -> bool:
+    return False
+
+
 def quiet() -> Reporter:
     return Reporter(io.StringIO())
 
@@ -107,10 +132,10 @@ def main() -> None:
 
         print(f"{'images/s, median of ' + str(ROUNDS):28} {'bare model':>11} {'extraction':>11} {'ratio':>6}")
         for name, base in CASES.items():
-            bare, stored = [], []
+            bench, bare, stored = Bench(base), [], []
             for _ in range(ROUNDS):
-                bare.append(bare_speed(base))
-                stored.append(extraction_speed(base, fresh(), work))
+                bare.append(bench.bare_speed())
+                stored.append(bench.extraction_speed(fresh()))
             ratio = statistics.median(s / b for s, b in zip(stored, bare))
             print(
                 f"{name:28} {statistics.median(bare):11.0f} {statistics.median(stored):11.0f} {ratio:6.2f}", flush=True

@@ -12,7 +12,7 @@ import pytest
 from trainingsession_trainer import config
 from trainingsession_trainer.base_models import classifiers, find_classifier, open_base_model, preprocess
 from trainingsession_trainer.errors import DataError, SpecError
-from trainingsession_trainer.extraction import Extractor
+from trainingsession_trainer.extractor import Extractor
 from trainingsession_trainer.reporting import Reporter
 
 NAMES = sorted(classifiers())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from trainingsession_trainer import extraction, feature_store
-from trainingsession_trainer.errors import SpecError, Stopped
+from trainingsession_trainer.errors import SpecError, Stopped, StorageError
 
 LOAD = """
 import sys, keras, numpy
@@ -222,3 +222,20 @@ def test_wide_values_are_stored_wide(case):
     assert extraction.choose_type(np.full((2, 2), 7e4, np.float32)) == np.float32
     assert extraction.choose_type(np.full((2, 2), 1e-5, np.float32)) == np.float32
     assert keras.config.dtype_policy().name == "float32"
+
+
+def test_a_shard_that_cannot_be_stored_ends_the_session_and_gives_back_every_lease(case, monkeypatch):
+    finish = feature_store.FeatureStore.finish
+
+    def full(self, found, index, features, facts):
+        if index == 1:
+            raise StorageError("Could not store features (No space left on device); free or enlarge its disk.")
+        return finish(self, found, index, features, facts)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(feature_store.FeatureStore, "finish", full)
+        with pytest.raises(StorageError, match="No space left"):
+            case.prepare()
+    assert case.database.feature_shards.count_documents({"leaseUntil": {"$exists": True}}) == 0
+    assert case.database.feature_shards.count_documents({"file": {"$type": "objectId"}}) == 1
+    assert case.prepare().summary.reused == 16

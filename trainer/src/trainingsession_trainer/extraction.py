@@ -1,94 +1,31 @@
-"""From images to stored features: claim a shard, decode its images, run the base model, store; until none is left."""
+"""From images to stored features: claim a shard, compute it, store it meanwhile; until none is left."""
 
 from __future__ import annotations
 
-import math
-import queue
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from .base_models import BaseModel
 from .datasets import Split
 from .errors import DataError, SpecError, Stopped
+from .extractor import Extractor, Floats
 from .feature_sets import FeatureSet
 from .feature_store import FeatureStore
 
-Floats = npt.NDArray[np.float32]
 Told = Callable[[int, int, float | None], None]  # images there by now, those computed here, images per second
 
 FLOAT16_LARGEST = 6e4
 FLOAT16_SMALLEST_MEDIAN = 1e-4
 MOSTLY_ZERO = 0.999
 POLL_SECONDS = 0.5
-_BATCH_PIXELS = 32 * 224 * 224
-_LARGEST_BATCH = 64
-_LARGEST_AREA = 4  # of an image, in areas of the input size, at which batches hold whole images
 _RENEWALS_PER_LEASE = 4
-
-
-class Extractor:
-    """The base model as a compiled function over batches of one size; memory does not grow with the images."""
-
-    def __init__(self, base: BaseModel, stop: Callable[[], bool]) -> None:
-        height, width = base.input_size
-        self._stop = stop
-        # One size for all lets a batch be resized at once; large images are resized one by one, to bound the memory.
-        small = base.image_shape is not None and math.prod(base.image_shape[:2]) <= _LARGEST_AREA * height * width
-        self._uniform = base.image_shape if small else None
-        self._feature_shape = base.feature_shape
-        self._batch = max(1, min(_LARGEST_BATCH, _BATCH_PIXELS // (height * width)))
-        # By the layer that is exported.
-        self._resizing = None if self._uniform else base.resizing()
-        self._input_shape = self._uniform or (height, width, 3)
-        model = base.pixels_model() if self._uniform else base.resized_model()
-        spec = tf.TensorSpec((self._batch, *self._input_shape), tf.uint8 if self._uniform else tf.float32)
-        self._run = tf.function(
-            lambda pixels: model(tf.cast(pixels, tf.float32), training=False), input_signature=[spec]
-        )
-
-    def features(self, split: Split, low: int, high: int, tick: Callable[[int, int], None]) -> Floats:
-        """Compute the features of images [low, high) as float32 [high - low, *feature_shape]; raises Stopped.
-
-        `tick` hears after each batch how many are done, and how many of them were in the batch.
-        """
-        result: Floats = np.empty((high - low, *self._feature_shape), np.float32)
-        done = 0
-        dtype = np.uint8 if self._uniform else np.float32
-        batch = np.zeros((self._batch, *self._input_shape), dtype)
-        for count in self._batches(split, low, high, batch):
-            if self._stop():
-                raise Stopped("Stopped while features were computed; the next attempt goes on with those stored.")
-            result[done : done + count] = self._run(tf.constant(batch)).numpy()[:count]
-            done += count
-            tick(done, count)
-        return result
-
-    def _batches(self, split: Split, low: int, high: int, batch: npt.NDArray[Any]) -> Iterator[int]:
-        """Fill `batch` again and again; gives how many of its images count."""
-        count = 0
-        for image in _ahead(lambda index: self._prepared(split, index), low, high, 2 * self._batch):
-            batch[count] = image
-            count += 1
-            if count == self._batch:
-                yield count
-                count = 0
-        if count:
-            yield count
-
-    def _prepared(self, split: Split, index: int) -> npt.NDArray[Any]:
-        image = split.image(index)
-        if self._resizing is None:
-            return image
-        resized: npt.NDArray[Any] = np.asarray(self._resizing(tf.cast(image[np.newaxis], tf.float32)))[0]
-        return resized
 
 
 class Extraction:
@@ -109,29 +46,45 @@ class Extraction:
     def complete(self, split: Split, found: FeatureSet, shards: int, told: Told) -> dict[int, int]:
         """Have the first `shards` shards in the store; gives those computed here, as images by shard.
 
-        Raises SpecError or DataError when the features are useless, StorageError, Stopped.
+        A shard is stored while the next one is computed. Raises SpecError or DataError when the features are useless,
+        StorageError, Stopped.
         """
         ours: dict[int, int] = {}
-        while True:
-            there = self._store.finished(found, shards)
-            stored = sum(int(document["images"]) for document in there.values())
-            told(stored, sum(ours.values()), self._rate())
-            missing = [index for index in range(shards) if index not in there]
-            if not missing:
-                return ours
-            if self._stop():
-                raise Stopped("Stopped before all features were computed; the next attempt goes on with those stored.")
-            claimed = next((index for index in missing if self._store.claim(found, index)), None)
-            if claimed is None:  # all are leased: by a session that computes, or that died and whose lease will pass
-                time.sleep(POLL_SECONDS)
-                continue
-            low, high = found.bounds(claimed)
-            before = sum(ours.values())
-            if self._compute(split, found, claimed, lambda done: told(stored + done, before + done, self._rate())):  # noqa: B023 - called within this turn
-                ours[claimed] = high - low
+        with _Storing(lambda index, features: self._store_shard(found, index, features)) as storing:
+            while True:
+                there = self._store.finished(found, shards)
+                stored = sum(int(document["images"]) for document in there.values())
+                told(stored, sum(ours.values()), self._rate())
+                missing = [index for index in range(shards) if index not in there and index != storing.index]
+                if not missing and storing.index is None:
+                    return ours
+                if missing and self._stop():
+                    raise Stopped("Stopped before all features were computed; the next attempt finds those stored.")
+                claimed = next((index for index in missing if self._store.claim(found, index)), None)
+                if claimed is not None:
+                    before, mine = stored + storing.images, sum(ours.values()) + storing.images
+                    features = self._compute(
+                        split,
+                        found,
+                        claimed,
+                        lambda done: told(before + done, mine + done, self._rate()),  # noqa: B023 - called within this turn
+                    )
+                    try:
+                        ours |= storing.finish()
+                    except BaseException:
+                        self._store.release(found, claimed)
+                        raise
+                    storing.start(claimed, features)
+                    if there:
+                        continue
+                    # The set's first shard: features that are useless end the session before more are computed.
+                elif storing.index is None:
+                    # All are leased: by a session that computes, or that died and whose lease will pass.
+                    time.sleep(POLL_SECONDS)
+                ours |= storing.finish()
 
-    def _compute(self, split: Split, found: FeatureSet, index: int, told: Callable[[int], None]) -> bool:
-        """Compute and store a claimed shard; False when the claim was lost."""
+    def _compute(self, split: Split, found: FeatureSet, index: int, told: Callable[[int], None]) -> Floats:
+        """Compute a claimed shard, keeping its lease."""
         renewed = counted = time.monotonic()
 
         def tick(done: int, images: int) -> None:
@@ -144,7 +97,14 @@ class Extraction:
                 renewed = now
 
         try:
-            features = self._extractor.features(split, *found.bounds(index), tick)
+            return self._extractor.features(split, *found.bounds(index), tick)
+        except BaseException:
+            self._store.release(found, index)
+            raise
+
+    def _store_shard(self, found: FeatureSet, index: int, features: Floats) -> bool:
+        """Store a claimed shard; False when the claim was lost."""
+        try:
             check_finite(features, self._base.precision)
             dtype = self._store.stored_type(found.key)
             if dtype is None:
@@ -161,6 +121,36 @@ class Extraction:
 
     def _rate(self) -> float | None:
         return self._images / self._seconds if self._seconds else None
+
+
+class _Storing:
+    """Stores one shard in a thread of its own, while the next is computed; what is begun is ended with the block."""
+
+    def __init__(self, store: Callable[[int, Floats], bool]) -> None:
+        self._store = store
+        self._thread = ThreadPoolExecutor(1, "store")
+        self._result: Future[bool] | None = None
+        self.index: int | None = None
+        self.images = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(wait=True)
+
+    def start(self, index: int, features: Floats) -> None:
+        """Begin to store a shard; the one before must be finished."""
+        self.index, self.images = index, len(features)
+        self._result = self._thread.submit(self._store, index, features)
+
+    def finish(self) -> dict[int, int]:
+        """Wait for the shard that is being stored; gives its images by index, nothing where its claim was lost."""
+        if self._result is None or self.index is None:
+            return {}
+        index, images, result = self.index, self.images, self._result
+        self.index, self.images, self._result = None, 0, None
+        return {index: images} if result.result() else {}
 
 
 def choose_type(features: Floats) -> np.dtype[Any]:
@@ -194,38 +184,3 @@ def check_useful(features: Floats) -> None:
         f"spec.baseModel gives features that are {what}, from which nothing can be learned; "
         "use other weights, a larger inputSize or another base model."
     )
-
-
-def _ahead(read: Callable[[int], npt.NDArray[Any]], low: int, high: int, limit: int) -> Iterator[npt.NDArray[Any]]:
-    """Read images in a thread of their own, at most `limit` before they are needed; passes on its errors."""
-    images: queue.Queue[npt.NDArray[Any] | BaseException | None] = queue.Queue(limit)
-    closed = threading.Event()
-
-    def offer(item: npt.NDArray[Any] | BaseException | None) -> bool:
-        while not closed.is_set():
-            try:
-                images.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def work() -> None:
-        try:
-            for index in range(low, high):
-                if not offer(read(index)):
-                    return
-            offer(None)
-        except BaseException as error:  # noqa: BLE001 - raised again by the reader
-            offer(error)
-
-    thread = threading.Thread(target=work, name="images", daemon=True)
-    thread.start()
-    try:
-        while (item := images.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        closed.set()
-        thread.join()
