@@ -156,6 +156,19 @@ def test_bad_sessions_fail_at_once_with_one_sentence_and_disturb_nobody(stack, t
     assert stack.session(team, "digits")["status"] == first["status"]
 
 
+def test_a_session_that_waits_shows_the_words_of_whoever_holds_it_up(stack, team, digits):
+    stack.apply(digits("greedy", resources={"gpus": 16}), namespace=team)
+
+    def unschedulable():
+        return condition(stack.session(team, "greedy"), "PodsReady").get("reason") == "Unschedulable"
+
+    stack.wait_for("the scheduler's words", unschedulable)
+    session = stack.session(team, "greedy")
+    assert session["status"]["phase"] == "Pending"
+    assert "Insufficient nvidia.com/gpu" in condition(session, "PodsReady")["message"]
+    stack.kubectl("delete", "ts", "greedy", "-n", team)
+
+
 def test_deleting_a_session_removes_its_job_and_pod(stack, team, digits):
     stack.apply(digits("deleted", dataset={"subset": 0.5}), namespace=team)
     stack.wait_for("a Job", lambda: stack.session(team, "deleted").get("status", {}).get("jobName"))
