@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,28 +41,22 @@ class Account:
 
 
 @pytest.fixture(scope="module")
-def account(repo: Path) -> Iterator[Account]:
-    cluster = Cluster(repo)
-    if not cluster.kubeconfig.is_file():
-        missing = "there is no .cluster/kubeconfig; run `make cluster`"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+def account(stack: Cluster) -> Iterator[Account]:
     release = f"confined-{uuid.uuid4().hex[:6]}"
     parts = ("--show-only", "templates/operator-rbac.yaml", "--show-only", "templates/operator-admission.yaml")
-    manifests = cluster.helm("template", release, "charts/trainingsession", "-n", release, *parts)
-    cluster.kubectl("create", "namespace", release)
-    cluster.kubectl("apply", "-f", "-", stdin=manifests)
+    manifests = stack.helm("template", release, "charts/trainingsession", "-n", release, *parts)
+    stack.kubectl("create", "namespace", release)
+    stack.kubectl("apply", "-f", "-", stdin=manifests)
     name = f"{release}-trainingsession-operator"
-    made = Account(cluster, release, name, f"system:serviceaccount:{release}:{name}")
+    made = Account(stack, release, name, f"system:serviceaccount:{release}:{name}")
     # A policy is in force a moment after it was made.
-    cluster.wait_for("the policy on Secrets", lambda: "may write only" in made.create(secret("other")).stderr, 30)
+    stack.wait_for("the policy on Secrets", lambda: "may write only" in made.create(secret("other")).stderr, 30)
     bare = job()
     del bare["metadata"]["ownerReferences"]
-    cluster.wait_for("the policy on Jobs", lambda: "owns" in made.create(bare).stderr, 30)
+    stack.wait_for("the policy on Jobs", lambda: "owns" in made.create(bare).stderr, 30)
     yield made
-    cluster.kubectl("delete", "-f", "-", "--wait=false", stdin=manifests)
-    cluster.kubectl("delete", "namespace", release, "--wait=false")
+    stack.kubectl("delete", "-f", "-", "--wait=false", stdin=manifests)
+    stack.kubectl("delete", "namespace", release, "--wait=false")
 
 
 def secret(name: str, **changed: Any) -> dict[str, Any]:
