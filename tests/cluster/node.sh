@@ -81,7 +81,7 @@ make_cgroup() {
 container_pids() {
   local hierarchy
   for hierarchy in $(cgroup_hierarchies); do
-    [[ -d $hierarchy/$cgroup ]] && find "$hierarchy/$cgroup" -name cgroup.procs -exec cat {} +
+    [[ -d $hierarchy/$cgroup ]] && find "$hierarchy/$cgroup" -name cgroup.procs -exec cat {} + 2>/dev/null
   done | sort -un
 }
 

@@ -210,8 +210,7 @@ def test_the_downloaded_model_scores_the_accuracy_reported(stack, team, first, t
         subprocess.run(
             ["kubectl", "exec", "-n", "trainingsession", "deploy/trainingsession-operator", "--",
              "python", "-m", "trainingsession_operator.download", team, "digits", "model.keras"],
-            stdout=file, check=True, timeout=120,
-            env={"KUBECONFIG": str(stack.kubeconfig), "PATH": f"{stack.tools}:/usr/bin:/bin"},
+            stdout=file, check=True, timeout=120, env=stack.environment(),
         )  # fmt: skip
     (artifact,) = (a for a in first["status"]["artifacts"] if a["name"] == "model.keras")
     assert model.stat().st_size == artifact["bytes"]

@@ -40,7 +40,7 @@ class Cluster:
             timeout=timeout,
             check=False,
             cwd=self.repo,
-            env=self._environment(),
+            env=self.environment(),
         )
         return Finished(done.returncode, done.stdout, done.stderr)
 
@@ -48,14 +48,15 @@ class Cluster:
     def started(self, *command: str) -> Iterator[subprocess.Popen[str]]:
         """A command that runs as long as the block."""
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, cwd=self.repo, env=self._environment()
+            command, stdout=subprocess.PIPE, text=True, cwd=self.repo, env=self.environment()
         ) as process:
             try:
                 yield process
             finally:
                 process.terminate()
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """Environment of a command that is for this cluster."""
         return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "PATH": f"{self.tools}:{os.environ['PATH']}"}
 
     def ok(self, *command: str, stdin: str | None = None, timeout: float = 300) -> str:
