@@ -25,6 +25,10 @@ def test_a_second_session_computes_nothing(case):
     assert case.validated == [((1, 1, 256), 2, 0)]
     assert case.decoded == 80
 
+    said = [line.split("images: ")[1].split(",")[0] for line in case.out.getvalue().splitlines() if " train " in line]
+    done = [int(words.split(" of ")[0]) for words in said]
+    assert done == sorted(set(done)), "what is done grows, and the end is said once"
+
     second = case.prepare()
     assert (second.summary.computed, second.summary.reused) == (0, 80)
     assert second.summary.key == first.summary.key

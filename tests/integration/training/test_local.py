@@ -42,6 +42,7 @@ def first(folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_it_prints_the_table_of_kubectl(first) -> None:
     assert first.returncode == 0, first.stderr
+    assert "Session default/quick: 25 % of digits, ResNet50 with weights none, adam, 3 epochs" in first.stdout
     header, row = re.search(r"^(NAME .*)\n(quick .*)$", first.stdout, re.MULTILINE).groups()
     assert header.split() == ["NAME", "PHASE", "ACCURACY", "EPOCH", "DATASET", "SUBSET", "BASE", "OPTIMIZER", "AGE"]
     cells = row.split()

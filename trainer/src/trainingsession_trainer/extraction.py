@@ -54,7 +54,10 @@ class Extraction:
             while True:
                 there = self._store.finished(found, shards)
                 stored = sum(int(document["images"]) for document in there.values())
-                told(stored, sum(ours.values()), self._rate())
+                # The shard that is being stored counts as done, and only once.
+                stored += 0 if storing.index in there else storing.images
+                computed = sum(ours.values()) + storing.images
+                told(stored, computed, self._rate())
                 missing = [index for index in range(shards) if index not in there and index != storing.index]
                 if not missing and storing.index is None:
                     return ours
@@ -62,12 +65,11 @@ class Extraction:
                     raise Stopped("Stopped before all features were computed; the next attempt finds those stored.")
                 claimed = next((index for index in missing if self._store.claim(found, index)), None)
                 if claimed is not None:
-                    before, mine = stored + storing.images, sum(ours.values()) + storing.images
                     features = self._compute(
                         split,
                         found,
                         claimed,
-                        lambda done: told(before + done, mine + done, self._rate()),  # noqa: B023 - called within this turn
+                        lambda done: told(stored + done, computed + done, self._rate()),  # noqa: B023 - called within this turn
                     )
                     try:
                         ours |= storing.finish()

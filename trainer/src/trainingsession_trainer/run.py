@@ -134,7 +134,7 @@ def describe(session: Session) -> str:
     dataset, base, training = session.spec.dataset, session.spec.base_model, session.spec.training
     weights = base.weights if base.weights_from is None else base.weights_from.uri
     return (
-        f"{dataset.subset * 100:g} % of {dataset.title}, {base.name} with weights {weights}, "
+        f"{(dataset.subset * 100).normalize():f} % of {dataset.title}, {base.name} with weights {weights}, "
         f"{training.optimizer.name}, {training.epochs} epochs of batches of {training.batch_size}"
     )
 
