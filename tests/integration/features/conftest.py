@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import uuid
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from pymongo import MongoClient
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from trainingsession_trainer import config, feature_sets, features
+from trainingsession_trainer import config, feature_catalog, feature_sets, features
 from trainingsession_trainer.datasets import Dataset
 from trainingsession_trainer.datasets.splits import Images, make_split
+from trainingsession_trainer.recipe import recipe_digest
 from trainingsession_trainer.reporting import Reporter
 
 
@@ -68,21 +70,24 @@ class Case:
     def decoded(self):
         return self.train_images.decoded + self.test_images.decoded
 
-    def session(self, subset=1, **base):
+    def session(self, subset=1, known=False, **base):
         base_model = {"name": "MobileNet", "arguments": {"alpha": 0.25}, "weights": "none", "inputSize": [32, 32]}
         spec = {"dataset": {"name": "digits", "subset": subset, "testSubset": 1}, "baseModel": {**base_model, **base}}
-        return config.Session("ns", "name", "uid", config.parse_spec(spec))
+        return config.Session("ns", "name", "uid", config.parse_spec(spec), recipe_digest(spec) if known else None)
 
-    def prepare(self, subset=1, stop=lambda: False, memory_limit=None, **base):
-        return features.prepare_features(
-            self.session(subset, **base),
-            self.database,
-            self.work,
-            Reporter(self.out),
-            stop,
-            validate=lambda shape, classes: self.validated.append((shape, classes, self.decoded)),
-            memory_limit=memory_limit,
-        )
+    def prepare(self, subset=1, stop=lambda: False, memory_limit=None, stored_only=False, known=False, **base):
+        """Prepare features, of images whose content only their digests tell, or of `known` ones."""
+        with self.features(subset, stop, known=known, **base) as found:
+            return found.prepare(self.validate, memory_limit=memory_limit, stored_only=stored_only)
+
+    @contextmanager
+    def features(self, subset=1, stop=lambda: False, known=False, **base):
+        with feature_catalog.Use(self.database, "uid", uuid.uuid4().hex) as use:
+            session = self.session(subset, known, **base)
+            yield features.SessionFeatures(session, self.database, use, self.work, Reporter(self.out), stop)
+
+    def validate(self, shape, classes):
+        self.validated.append((shape, classes, self.decoded))
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from types import FrameType
 
 from . import __version__
 from .errors import TrainerError
+from .task import Task, is_helper
 
 SESSION_FILE = Path("/etc/trainingsession/session/session.json")
 MONGODB_FOLDER = Path("/etc/trainingsession/mongodb")
@@ -102,6 +103,14 @@ def command_line() -> argparse.ArgumentParser:
         metavar="FILE",
         help=f"existing file that takes the last sentence (default {TERMINATION_LOG})",
     )
+    parser.add_argument(
+        "--task",
+        type=Task,
+        choices=list(Task),
+        default=Task.ALL,
+        help="all (default); extract: only have the features stored; train: only from stored features, "
+        "exit code 76 where one is missing",
+    )
     parser.set_defaults(action=run_job)
     commands = parser.add_subparsers(title="without a cluster", metavar="COMMAND")
     local = commands.add_parser("run", help="run a session from a YAML file, with an embedded MongoDB")
@@ -134,9 +143,12 @@ def run_job(options: argparse.Namespace, stop: StopFlag) -> None:
     database = connect(uri, name, stop=stop)
 
     load_tensorflow()
-    from .run import run_attempt
+    from .run import help_extracting, run_attempt
 
-    run_attempt(document, database, attempt, work=options.work, reporter=reporter, stop=stop)
+    if is_helper():
+        help_extracting(document, database, attempt, work=options.work, reporter=reporter, stop=stop)
+    else:
+        run_attempt(document, database, attempt, work=options.work, reporter=reporter, stop=stop, task=options.task)
 
 
 def run_local(options: argparse.Namespace, stop: StopFlag) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import SpecError
+from .recipe import recipe_digest
 from .structure import accepts, build, clip, shown
 
 API_VERSION = "trainingsession.dev/v1alpha1"
@@ -213,9 +214,10 @@ class Identity:
 
 @dataclass(frozen=True)
 class Session(Identity):
-    """One TrainingSession: whose it is and what to train."""
+    """One TrainingSession: whose it is and what to train; `recipe` names its features, where the spec alone can."""
 
     spec: Spec
+    recipe: str | None = None
 
 
 def parse_identity(document: object) -> Identity:
@@ -239,8 +241,10 @@ def parse_identity(document: object) -> Identity:
 def parse_session(document: object) -> Session:
     """Validate a whole object (apiVersion, kind, metadata, spec); raises SpecError."""
     identity = parse_identity(document)
-    spec = parse_spec(typing.cast("Mapping[str, object]", document).get("spec"))
-    return Session(identity.namespace, identity.name, identity.uid, spec)
+    raw = typing.cast("Mapping[str, Any]", document).get("spec")
+    spec = parse_spec(raw)
+    recipe = recipe_digest(typing.cast("Mapping[str, Any]", raw))
+    return Session(identity.namespace, identity.name, identity.uid, spec, recipe)
 
 
 def parse_spec(data: object) -> Spec:

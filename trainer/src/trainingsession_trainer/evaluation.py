@@ -13,8 +13,8 @@ import numpy.typing as npt
 from .training import EVALUATION_BATCH, History, build_loss
 
 if TYPE_CHECKING:
+    from .batches import LabelledFeatures
     from .config import Training
-    from .features import LabelledFeatures
 
 _Z_95 = 1.959963984540054
 

@@ -43,11 +43,13 @@ class Extraction:
         # Made when the first shard is missing: compiling takes seconds.
         return Extractor(self._base, self._stop)
 
-    def complete(self, split: Split, found: FeatureSet, shards: int, told: Told) -> dict[int, int]:
+    def complete(
+        self, split: Split, found: FeatureSet, shards: int, told: Told, *, wait: bool = True
+    ) -> dict[int, int]:
         """Have the first `shards` shards in the store; gives those computed here, as images by shard.
 
-        A shard is stored while the next one is computed. Raises SpecError or DataError when the features are useless,
-        StorageError, Stopped.
+        Without `wait` it ends when somebody computes every missing shard. A shard is stored while the next one is
+        computed. Raises SpecError or DataError when the features are useless, StorageError, Stopped.
         """
         ours: dict[int, int] = {}
         with _Storing(lambda index, features: self._store_shard(found, index, features)) as storing:
@@ -81,6 +83,8 @@ class Extraction:
                         continue
                     # The set's first shard: features that are useless end the session before more are computed.
                 elif storing.index is None:
+                    if not wait:
+                        return ours
                     # All are leased: by a session that computes, or that died and whose lease will pass.
                     time.sleep(POLL_SECONDS)
                 ours |= storing.finish()

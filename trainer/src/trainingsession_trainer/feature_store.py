@@ -1,7 +1,5 @@
-"""Features in MongoDB: sets found by key, shards claimed with a lease and kept in GridFS.
+"""Features in MongoDB: shards claimed with a lease and kept in GridFS.
 
-    feature_sets    _id key · split · images · shardImages · featureShape · classNames · storedType ·
-                    description (what the key is made of) · manifest (GridFS: labels and image digests)
     feature_shards  _id key/index · set · index · token and leaseUntil while it is computed ·
                     file, sha256, bytes, images, dtype when it is there
 
@@ -14,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -51,20 +49,6 @@ class FeatureStore:
         self._stop = stop
         self.lease_seconds = lease_seconds
         self._token = uuid.uuid4().hex
-
-    def open_set(
-        self,
-        wanted: FeatureSet,
-        description: Mapping[str, Any],
-        labels: npt.NDArray[np.int32],
-        digests: Sequence[bytes],
-        class_names: Sequence[str],
-    ) -> FeatureSet:
-        """Find the set or store its manifest; the answer has the stored set's shard size."""
-        found = self._do(lambda: self._sets.find_one({"_id": wanted.key}), "find the features")
-        if found is None:
-            found = self._create_set(wanted, description, labels, digests, class_names)
-        return FeatureSet(wanted.key, wanted.split, wanted.images, int(found["shardImages"]), wanted.feature_shape)
 
     def stored_type(self, key: str) -> np.dtype[Any] | None:
         """Give the type that the set's features are stored in, or None when nothing is stored yet."""
@@ -178,42 +162,6 @@ class FeatureStore:
         bad = {"_id": _shard_id(found, index), "file": document["file"]}
         self._do(lambda: self._shards.delete_one(bad), "drop damaged features")
         self._delete(document["file"])
-
-    def _create_set(
-        self,
-        wanted: FeatureSet,
-        description: Mapping[str, Any],
-        labels: npt.NDArray[np.int32],
-        digests: Sequence[bytes],
-        class_names: Sequence[str],
-    ) -> Document:
-        # In GridFS because half a million digests would not fit into a document.
-        data = labels.astype("<i4").tobytes() + b"".join(digests)
-        file_id = self._do(lambda: self._upload(f"{wanted.key}/manifest", data), "store the features' manifest")
-        document: Document = {
-            "_id": wanted.key,
-            "split": wanted.split,
-            "images": wanted.images,
-            "shardImages": wanted.shard_images,
-            "featureShape": list(wanted.feature_shape),
-            "classNames": list(class_names),
-            "description": dict(description),
-            "manifest": {"file": file_id, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)},
-            "createdAt": "$$NOW",
-        }
-        literal = {key: value if value == "$$NOW" else {"$literal": value} for key, value in document.items()}
-
-        def attempt() -> Document | None:
-            with contextlib.suppress(DuplicateKeyError):
-                # A pipeline, for MongoDB's clock; it leaves alone what is there.
-                keep = {key: {"$ifNull": [f"${key}", value]} for key, value in literal.items() if key != "_id"}
-                self._sets.update_one({"_id": wanted.key}, [{"$set": keep}], upsert=True)
-            return self._sets.find_one({"_id": wanted.key})
-
-        found = self._do(attempt, "store the features' manifest") or document
-        if found["manifest"]["file"] != file_id:
-            self._delete(file_id)
-        return found
 
     def _until(self) -> Document:
         return {"$add": ["$$NOW", int(1000 * self.lease_seconds)]}

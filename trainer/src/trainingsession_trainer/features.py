@@ -1,227 +1,256 @@
-"""The features of a session: found in the store as far as they are there, computed where they are not, loaded."""
+"""The features of a session: found in the store where they are there, computed where they are not, loaded.
+
+A session whose recipe is known finds its sets without opening the images or building the base model; both are opened
+only for what is missing, and the base model once more for the complete model, when the accuracy is known already.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+import keras
 from pymongo.database import Database
 
 from .base_models import BaseModel, open_base_model
+from .batches import Examples
 from .config import Session
 from .datasets import Dataset, Split, open_dataset
-from .datasets.order import prefix, validation_mask
-from .errors import SpecError, StorageError
+from .datasets.order import prefix
+from .errors import AcceleratorError
 from .extraction import Extraction
-from .feature_sets import FeatureSet, describe_set, images_per_shard, key_of
+from .feature_catalog import FeatureCatalog, Manifest, StoredSet, Use
+from .feature_sets import EXTRACTOR_VERSION, FeatureSet, describe_set, images_per_shard, key_of
 from .feature_store import FeatureStore
+from .loading import DamagedFeatures, Loader, Part, memory_budget
 from .mongodb import Document
-from .reporting import Reporter
+from .reporting import Reporter, duration
 
-Floats = npt.NDArray[np.float16] | npt.NDArray[np.float32]
+Shape = tuple[int, int, int]
+Validate = Callable[[tuple[int, ...], int], None]
+"""Called with the features' shape and the number of classes, before any image is decoded."""
 
-MEMORY_LIMIT = Path("/etc/trainingsession/session/memory-limit")
-MEMORY_SHARE = 0.6
 _REPAIRS = 3
 
 
 @dataclass(frozen=True)
-class LabelledFeatures:
-    """Features [n, *feature_shape] (float16 or float32) and labels [n] (int32)."""
-
-    features: Floats
-    labels: npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True)
 class FeaturesSummary:
-    """Key of the train split's set; shards that were needed; images whose features were found or computed."""
+    """Key of the train split's set; shards that were needed; images whose features were found or computed.
+
+    `seconds_saved` is what computing those found took whoever did it, `gpu_seconds_saved` the part of it on GPUs.
+    """
 
     key: str
     shards: int
     reused: int
     computed: int
+    seconds_saved: float
+    gpu_seconds_saved: float
+
+
+@dataclass(frozen=True)
+class StoredFeatures:
+    """All features of a session, complete in the store."""
+
+    class_names: tuple[str, ...]
+    train: Part
+    test: Part
+    image_shape: Shape | None
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Shape of one image's features."""
+        return self.train.found.feature_shape
 
 
 @dataclass(frozen=True)
 class PreparedFeatures:
-    """All that a head is trained and tested on."""
+    """All that a head is trained and tested on; `base` builds the base model if that has not been done."""
 
     class_names: tuple[str, ...]
-    train: LabelledFeatures
-    validation: LabelledFeatures
-    test: LabelledFeatures
+    train: Examples
+    validation: Examples
+    test: Examples
     feature_shape: tuple[int, ...]
+    keys: tuple[str, str]
     summary: FeaturesSummary
-    base: BaseModel
+    base: Callable[[], BaseModel]
 
 
-@dataclass
-class _Part:
-    """One split's way through the store; `needed` images of it are used."""
+class SessionFeatures:
+    """Finds, completes and loads the features of one session; raises TrainerError."""
 
-    split: Split
-    found: FeatureSet
-    needed: int
-    stored: int = 0
-    ours: dict[int, int] = field(default_factory=dict)  # images by shard that this session computed
-
-    @property
-    def shards(self) -> int:
-        return self.found.shards_for(self.needed)
-
-    @property
-    def total(self) -> int:
-        """Images in the shards that are needed: whole shards are computed."""
-        return self.found.bounds(self.shards - 1)[1] if self.shards else 0
-
-    @property
-    def computed(self) -> int:
-        return sum(self.ours.values())
-
-
-def prepare_features(
-    session: Session,
-    database: Database[Document],
-    work: Path,
-    reporter: Reporter,
-    stop: Callable[[], bool],
-    *,
-    validate: Callable[[tuple[int, ...], int], None],
-    memory_limit: int | None = None,
-) -> PreparedFeatures:
-    """Give the features of all images that the session uses; raises TrainerError.
-
-    `validate` is called with the features' shape and the number of classes before an image is decoded.
-    `memory_limit` is in bytes; without it, the pod's is read where it is mounted.
-    """
-    spec = session.spec
-    base = open_base_model(spec.base_model, work, reporter, stop)
-    dataset = open_dataset(spec.dataset, work, reporter, stop)
-    base = base.for_images(_common_shape(dataset, stop))
-    validate(base.feature_shape, len(dataset.class_names))
-
-    wanted = (
-        (dataset.train, prefix(len(dataset.train), spec.dataset.subset)),
-        (dataset.test, prefix(len(dataset.test), spec.dataset.test_subset)),
-    )
-    limit = memory_limit or _mounted_limit()
-    check_memory(sum(needed for _, needed in wanted), base.feature_shape, 2, limit)
-    store = FeatureStore(database, stop)
-    parts = [_Part(split, _open_set(store, base, dataset, split), needed) for split, needed in wanted]
-    source = _Source(store, Extraction(store, base, stop), parts, reporter)
-    for part in parts:
-        source.complete(part)
-
-    train, test = parts
-    item_bytes = max(source.dtype(part).itemsize for part in parts)
-    check_memory(sum(part.needed for part in parts), base.feature_shape, item_bytes, limit)
-    mask = validation_mask(train.split.labels[: train.needed], spec.dataset.validation_split)
-    training, validation = source.load(train, mask)
-    testing, _ = source.load(test, np.zeros(test.needed, bool))
-    summary = FeaturesSummary(
-        key=train.found.key,
-        shards=sum(part.shards for part in parts),
-        reused=sum(part.total - part.computed for part in parts),
-        computed=sum(part.computed for part in parts),
-    )
-    return PreparedFeatures(dataset.class_names, training, validation, testing, base.feature_shape, summary, base)
-
-
-class _Source:
-    """Completes and loads the parts of one session."""
-
-    def __init__(self, store: FeatureStore, extraction: Extraction, parts: Sequence[_Part], reporter: Reporter) -> None:
-        self._store = store
-        self._extraction = extraction
-        self._parts = parts
+    def __init__(
+        self,
+        session: Session,
+        database: Database[Document],
+        use: Use,
+        work: Path,
+        reporter: Reporter,
+        stop: Callable[[], bool],
+    ) -> None:
+        self._session = session
+        self._spec = session.spec
+        self._use = use
+        self._work = work
         self._reporter = reporter
+        self._stop = stop
+        self._store = FeatureStore(database, stop)
+        self._catalog = FeatureCatalog(database, stop)
+        self._ours: dict[tuple[str, int], int] = {}  # images by split and shard that were computed here
 
-    def complete(self, part: _Part) -> None:
-        """Have all shards of a part in the store."""
-        before = part.computed
+    @cached_property
+    def _base(self) -> BaseModel:
+        return open_base_model(self._spec.base_model, self._work, self._reporter, self._stop)
 
-        def told(stored: int, computed: int, rate: float | None) -> None:
-            part.stored = stored
-            overall = (sum(each.stored for each in self._parts), sum(each.total for each in self._parts))
-            reused = max(0, stored - before - computed)
-            self._reporter.extraction(part.split.name, stored, part.total, reused, rate, overall=overall)
+    @cached_property
+    def _dataset(self) -> Dataset:
+        return open_dataset(self._spec.dataset, self._work, self._reporter, self._stop)
 
-        part.ours.update(self._extraction.complete(part.split, part.found, part.shards, told))
+    def prepare(
+        self, validate: Validate, *, stored_only: bool = False, memory_limit: int | None = None
+    ) -> PreparedFeatures:
+        """Give the features of all images that the session uses, computing what is missing.
 
-    def dtype(self, part: _Part) -> np.dtype[Any]:
-        """Give the type that holds every stored shard of a part."""
-        names = {str(document["dtype"]) for document in self._store.finished(part.found, part.shards).values()}
-        return np.dtype(np.float32 if "float32" in names else np.float16)
-
-    def load(self, part: _Part, held_back: npt.NDArray[np.bool_]) -> tuple[LabelledFeatures, LabelledFeatures]:
-        """Read a part's first images into two arrays: those not held back, and those that are.
-
-        A shard that is damaged is dropped and computed again; raises StorageError when that does not help.
+        A damaged shard is dropped and computed again. With `stored_only`, what is missing or damaged raises
+        AcceleratorError. `memory_limit` is in bytes; without it the pod's counts.
         """
-        dtype = self.dtype(part)
-        arrays = [np.empty((count, *part.found.feature_shape), dtype) for count in np.bincount(held_back, minlength=2)]
-        filled = [0, 0]
-        for index in range(part.shards):
-            low, high = part.found.bounds(index)
-            high = min(high, part.needed)
-            features = self._read(part, index)[: high - low]
-            for side, array in enumerate(arrays):
-                chosen = features[held_back[low:high] == bool(side)]
-                array[filled[side] : filled[side] + len(chosen)] = chosen
-                filled[side] += len(chosen)
-        labels = part.split.labels[: part.needed].astype(np.int32)
-        kept, held = (LabelledFeatures(array, labels[held_back == bool(side)]) for side, array in enumerate(arrays))
-        return kept, held
-
-    def _read(self, part: _Part, index: int) -> npt.NDArray[Any]:
-        for _ in range(_REPAIRS):
-            document = self._store.find(part.found, index)
-            if document is not None:
-                features = self._store.read(part.found, index, document)
-                if features is not None:
-                    return features
-                self._reporter.info(f"Shard {index} of the {part.split.name} features is damaged; computing it again")
-                self._store.drop(part.found, index, document)
-            self.complete(part)
-        raise StorageError(
-            f"Shard {index} of the {part.split.name} features is damaged again after {_REPAIRS} repairs; "
-            "check the disk of MongoDB."
+        loader = Loader(self._store, memory_budget(memory_limit), self._reporter)
+        for repairs_left in reversed(range(_REPAIRS)):
+            found = self._find(validate)
+            if found is None and stored_only:
+                raise AcceleratorError("Not all features are stored, and this attempt has no GPU to compute them.")
+            stored = found or self._complete(validate)
+            try:
+                train, validation, test = loader.load(stored.train, stored.test, self._spec.dataset.validation_split)
+            except DamagedFeatures as error:
+                if stored_only:
+                    raise AcceleratorError(f"{error} This attempt has no GPU for it.") from error
+                if not repairs_left:
+                    raise
+                self._reporter.info(str(error))
+                continue
+            break
+        base = partial(self._base_for, stored.image_shape)
+        return PreparedFeatures(
+            class_names=stored.class_names,
+            train=train,
+            validation=validation,
+            test=test,
+            feature_shape=stored.feature_shape,
+            keys=(stored.train.found.key, stored.test.found.key),
+            summary=self.summary(stored),
+            base=base,
         )
 
+    def _base_for(self, image_shape: Shape | None) -> BaseModel:
+        return self._base.for_images(image_shape)
 
-def check_memory(images: int, feature_shape: tuple[int, ...], item_bytes: int, limit: int | None) -> None:
-    """Refuse features that would not leave room for the training; raises SpecError."""
-    needed = images * math.prod(feature_shape) * item_bytes
-    if limit is None or needed <= MEMORY_SHARE * limit:
-        return
-    mib = 1024 * 1024
-    raise SpecError(
-        f"spec.resources.memory is {limit // mib:,} MiB, but the features of {images:,} images take "
-        f"{needed // mib:,} MiB and may take {MEMORY_SHARE:.0%} of it; raise resources.memory to "
-        f"{math.ceil(needed / MEMORY_SHARE / mib)}Mi, lower dataset.subset or set baseModel.pooling to avg."
-    )
+    def stored(self, validate: Validate) -> StoredFeatures:
+        """Have all features in the store: found, computed here, or by others that are waited for."""
+        return self._find(validate) or self._complete(validate)
+
+    def help(self, validate: Validate) -> None:
+        """Compute what nobody else computes already."""
+        if self._find(validate) is None:
+            self._complete(validate, wait=False)
+
+    def _complete(self, validate: Validate, *, wait: bool = True) -> StoredFeatures:
+        """Open the images and the base model and compute what is missing."""
+        # The base model first: what is wrong with it is known before a byte of the data set is fetched.
+        base, dataset = self._base, self._dataset
+        base = base.for_images(_common_shape(dataset, self._stop))
+        validate(base.feature_shape, len(dataset.class_names))
+        subsets = ((dataset.train, self._spec.dataset.subset), (dataset.test, self._spec.dataset.test_subset))
+        parts = []
+        for split, subset in subsets:
+            found = self._open_set(base, dataset, split)
+            parts.append(Part(found, split.labels[: prefix(len(split), subset)].astype("int32")))
+        extraction = Extraction(self._store, base, self._stop)
+        done: dict[str, int] = {}
+        total = sum(part.total for part in parts)
+        for part, (split, _) in zip(parts, subsets):
+            before = sum(images for (name, _), images in self._ours.items() if name == split.name)
+
+            def told(stored: int, computed: int, rate: float | None, part: Part = part, before: int = before) -> None:
+                name = part.found.split
+                done[name] = stored
+                overall = (sum(done.values()), total)
+                reused = max(0, stored - before - computed)
+                self._reporter.extraction(name, stored, part.total, reused, rate, overall=overall)
+
+            ours = extraction.complete(split, part.found, part.shards, told, wait=wait)
+            self._ours |= {(split.name, index): images for index, images in ours.items()}
+        return StoredFeatures(dataset.class_names, parts[0], parts[1], base.image_shape)
+
+    def _find(self, validate: Validate) -> StoredFeatures | None:
+        """Find the sets by the session's recipe, if every shard that is needed is there."""
+        if self._session.recipe is None:
+            return None
+        train = self._find_part(self._session.recipe, "train", self._spec.dataset.subset)
+        test = train and self._find_part(self._session.recipe, "test", self._spec.dataset.test_subset)
+        if train is None or test is None:
+            return None
+        parts, manifest = (train[0], test[0]), train[1]
+        validate(parts[0].found.feature_shape, len(manifest.class_names))
+        found = StoredFeatures(manifest.class_names, *parts, manifest.image_shape)
+        if not self._ours:
+            saved = self.summary(found).seconds_saved
+            self._reporter.info(
+                f"The features of all {sum(len(part.labels) for part in parts):,} images are stored: no image is read "
+                f"and no base model built for them, which saves {duration(saved)} of computing"
+            )
+        return found
+
+    def _find_part(self, recipe: str, split: str, subset: Decimal) -> tuple[Part, Manifest] | None:
+        """Find a split whose shards are all there, as far as the subset needs them."""
+        stored = self._catalog.find(recipe, split)
+        if stored is None or not _would_be_the_same(stored):
+            return None
+        self._use.hold([stored.found.key])
+        part = Part(stored.found, stored.manifest.labels[: prefix(stored.found.images, subset)])
+        there = len(self._store.finished(stored.found, part.shards))
+        return (part, stored.manifest) if there == part.shards else None
+
+    def summary(self, stored: StoredFeatures) -> FeaturesSummary:
+        """Say where the features came from."""
+        parts = (stored.train, stored.test)
+        saved = {"CPU": 0.0, "GPU": 0.0}
+        for part in parts:
+            for index, document in self._store.finished(part.found, part.shards).items():
+                if (part.found.split, index) not in self._ours:
+                    facts = document.get("facts", {})
+                    saved["GPU" if facts.get("device") == "GPU" else "CPU"] += float(facts.get("seconds", 0))
+        computed, total = sum(self._ours.values()), sum(part.total for part in parts)
+        return FeaturesSummary(
+            key=stored.train.found.key,
+            shards=sum(part.shards for part in parts),
+            reused=max(0, total - computed),
+            computed=computed,
+            seconds_saved=sum(saved.values()),
+            gpu_seconds_saved=saved["GPU"],
+        )
+
+    def _open_set(self, base: BaseModel, dataset: Dataset, split: Split) -> FeatureSet:
+        description = describe_set(base, split.name, split.order_digest)
+        shape = base.feature_shape
+        wanted = FeatureSet(key_of(description), split.name, len(split), images_per_shard(shape), shape)
+        manifest = Manifest(split.labels, split.digests, dataset.class_names, base.image_shape)
+        found = self._catalog.open(wanted, description, manifest, self._session.recipe)
+        self._use.hold([found.key])
+        return found
 
 
-def _mounted_limit() -> int | None:
-    try:
-        return int(MEMORY_LIMIT.read_text("ascii")) * 1024 * 1024 or None
-    except FileNotFoundError:  # not in a pod
-        return None
+def _would_be_the_same(stored: StoredSet) -> bool:
+    """Whether this trainer would compute what is stored under the same recipe."""
+    weights = stored.description.get("weights", {})
+    same_draw = weights.get("keras", keras.__version__) == keras.__version__
+    return stored.description.get("extractorVersion") == EXTRACTOR_VERSION and same_draw
 
 
-def _common_shape(dataset: Dataset, stop: Callable[[], bool]) -> tuple[int, int, int] | None:
+def _common_shape(dataset: Dataset, stop: Callable[[], bool]) -> Shape | None:
     shape = dataset.train.common_shape(stop)
     return shape if shape is not None and shape == dataset.test.common_shape(stop) else None
-
-
-def _open_set(store: FeatureStore, base: BaseModel, dataset: Dataset, split: Split) -> FeatureSet:
-    description = describe_set(base, split.name, split.order_digest)
-    shape = base.feature_shape
-    wanted = FeatureSet(key_of(description), split.name, len(split), images_per_shard(shape), shape)
-    return store.open_set(wanted, description, split.labels, split.digests, dataset.class_names)

@@ -48,7 +48,15 @@ def run_file(path: Path, mongodb: str | None, data: Path, stop: Callable[[], boo
 
         try:
             with tempfile.TemporaryDirectory(prefix="trainingsession-") as work:
-                run_attempt(document, database, str(uuid.uuid4()), work=Path(work), reporter=reporter, stop=stop)
+                run_attempt(
+                    document,
+                    database,
+                    str(uuid.uuid4()),
+                    work=Path(work),
+                    reporter=reporter,
+                    stop=stop,
+                    gpus_required=False,
+                )
         except TrainerError:
             _print_table(session, database, started)
             raise

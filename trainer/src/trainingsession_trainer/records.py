@@ -86,7 +86,9 @@ class SessionRecord:
             "trainer": trainer,
         }
         stage = {"$set": _literal(start) | {"attemptStartedAt": "$$NOW", "updatedAt": "$$NOW"}}
-        if self._update({"_id": self._uid, "result": {"$exists": False}}, [stage], "claim the session's record"):
+        # What an earlier attempt measured but did not publish is measured again.
+        stages = [stage, {"$unset": "measured"}]
+        if self._update({"_id": self._uid, "result": {"$exists": False}}, stages, "claim the session's record"):
             return True
         if self._read() is None:
             raise StorageError(
@@ -104,6 +106,14 @@ class SessionRecord:
     def describe(self, samples: Mapping[str, int], features: Mapping[str, Any]) -> None:
         """Store how many images are used and where their features came from."""
         self._write({"samples": samples, "features": features}, "store the sample counts")
+
+    def extracted(self) -> None:
+        """Say that all features are stored, so that the head can be trained without a GPU."""
+        self._write({"extracted": True}, "store that all features are there")
+
+    def measured(self, accuracy: float) -> None:
+        """Make the accuracy visible before the artifacts are made; it is certain, the result is not yet complete."""
+        self._write({"measured": {"accuracy": accuracy}}, "store the accuracy")
 
     def publish(self, result: Result) -> Published:
         """Make the result visible, once and for ever; raises Replaced when a newer attempt claimed it."""

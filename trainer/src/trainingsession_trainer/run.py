@@ -19,11 +19,13 @@ from .accelerators import check_accelerators
 from .config import Session, parse_identity, parse_session
 from .errors import DataError, Stopped, TrainerError
 from .evaluation import evaluate, metrics_of
-from .features import PreparedFeatures, prepare_features
+from .feature_catalog import Use
+from .features import FeaturesSummary, PreparedFeatures, SessionFeatures, Validate
 from .head import build_head, standardize_from
 from .mongodb import Document
 from .records import Published, Result, SessionRecord
 from .reporting import Reporter
+from .task import Task
 from .training import check_training, fit_head
 
 IMAGE_VARIABLE = "TRAININGSESSION_IMAGE"
@@ -37,8 +39,13 @@ def run_attempt(
     work: Path,
     reporter: Reporter,
     stop: Callable[[], bool],
+    task: Task = Task.ALL,
+    gpus_required: bool | None = None,
 ) -> None:
-    """Run one attempt of the session in `document`; raises TrainerError after leaving its sentence in the record."""
+    """Run one attempt of the session in `document`; raises TrainerError after leaving its sentence in the record.
+
+    Whether GPUs that are held must be usable is said by the environment where `gpus_required` is not given.
+    """
     identity = parse_identity(document)
     record = SessionRecord(database, identity.uid, attempt, stop)
     if not record.claim(_trainer_facts()):
@@ -47,8 +54,17 @@ def run_attempt(
     reporter.attach(record)
     try:
         session = parse_session(document)
-        with TemporaryDirectory(prefix="session-", dir=work) as folder:
-            train_and_publish(session, database, record, folder=Path(folder), reporter=reporter, stop=stop)
+        check_training(session.spec.training)
+        if task is Task.TRAIN:
+            reporter.info("Training from stored features on processors, without a GPU")
+        else:
+            check_accelerators(session.spec.resources, reporter, required=gpus_required)
+        with (
+            TemporaryDirectory(prefix="session-", dir=work) as folder,
+            Use(database, session.uid, attempt) as use,
+        ):
+            features = SessionFeatures(session, database, use, Path(folder), reporter, stop)
+            run_session(session, features, database, record, Path(folder), reporter, stop, task)
     except TrainerError as error:
         record.fail(error.exit_code, str(error))
         raise
@@ -57,39 +73,34 @@ def run_attempt(
         raise
 
 
-def train_and_publish(
+def run_session(
     session: Session,
+    features: SessionFeatures,
     database: Database[Document],
     record: SessionRecord,
-    *,
     folder: Path,
     reporter: Reporter,
     stop: Callable[[], bool],
+    task: Task,
 ) -> None:
-    """Prepare, extract, train, evaluate, publish; raises TrainerError."""
+    """Extract, train, evaluate, publish; raises TrainerError."""
     spec = session.spec
     reporter.info(f"Session {session.namespace}/{session.name}: {describe(session)}")
-    check_training(spec.training)
-    check_accelerators(spec.resources, reporter)
-
     reporter.phase("Extracting")
-    prepared = prepare_features(
-        session,
-        database,
-        folder,
-        reporter,
-        stop,
-        validate=lambda shape, classes: _check_head(session, shape, classes),
-    )
+    validate = head_check(session)
+    if task is Task.EXTRACT:
+        record.describe({}, _facts(features.summary(features.stored(validate))))
+        record.extracted()
+        reporter.info("All features are stored; a Job without a GPU trains the head")
+        return
+    prepared = features.prepare(validate, stored_only=task is Task.TRAIN)
     _check_parts(prepared)
     samples = {
         "train": len(prepared.train.labels),
         "validation": len(prepared.validation.labels),
         "test": len(prepared.test.labels),
     }
-    summary = prepared.summary
-    facts = {"key": summary.key, "shards": summary.shards, "reused": summary.reused, "computed": summary.computed}
-    record.describe(samples, facts)
+    record.describe(samples, _facts(prepared.summary))
 
     reporter.phase("Training")
     # Keras draws initial weights from the global seed; from here on every random number has one owner.
@@ -110,11 +121,12 @@ def train_and_publish(
         f"Accuracy {evaluation.accuracy:.4f} on {samples['test']:,} test images (95 % interval {low:.4f} to {high:.4f})"
     )
 
+    record.measured(evaluation.accuracy)
     reporter.phase("Publishing")
     paths = artifacts.write_artifacts(
         folder,
         head=head,
-        base=prepared.base,
+        base=prepared.base(),
         class_names=prepared.class_names,
         history=history,
         evaluation=evaluation,
@@ -127,6 +139,25 @@ def train_and_publish(
         reporter.info(f"Published the accuracy and {len(uploaded)} artifacts; done")
     else:
         reporter.info("An earlier attempt has published the result already; this one's is dropped")
+
+
+def help_extracting(
+    document: object,
+    database: Database[Document],
+    attempt: str,
+    *,
+    work: Path,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+) -> None:
+    """Compute features beside the session's first pod until no shard is left to take; writes no record."""
+    session = parse_session(document)
+    reporter.info(f"Helping to extract for session {session.namespace}/{session.name}: {describe(session)}")
+    check_accelerators(session.spec.resources, reporter)
+    with TemporaryDirectory(prefix="session-", dir=work) as folder, Use(database, session.uid, attempt) as use:
+        features = SessionFeatures(session, database, use, Path(folder), reporter, stop)
+        features.help(head_check(session))
+    reporter.info("No shard is left to compute; done")
 
 
 def describe(session: Session) -> str:
@@ -145,9 +176,24 @@ def bug_sentence(error: Exception) -> str:
     return f"The trainer failed unexpectedly ({type(error).__name__}: {words}); see the log for the traceback."
 
 
-def _check_head(session: Session, feature_shape: tuple[int, ...], class_count: int) -> None:
-    """Build the head once for its errors, before any image is read."""
-    build_head(session.spec.head, feature_shape, class_count)
+def head_check(session: Session) -> Validate:
+    """Build the head once for its errors, as soon as the features' shape is known and before any image is read."""
+
+    def check(feature_shape: tuple[int, ...], class_count: int) -> None:
+        build_head(session.spec.head, feature_shape, class_count)
+
+    return check
+
+
+def _facts(summary: FeaturesSummary) -> dict[str, Any]:
+    return {
+        "key": summary.key,
+        "shards": summary.shards,
+        "reused": summary.reused,
+        "computed": summary.computed,
+        "secondsSaved": round(summary.seconds_saved),
+        "gpuSecondsSaved": round(summary.gpu_seconds_saved),
+    }
 
 
 def _check_parts(prepared: PreparedFeatures) -> None:

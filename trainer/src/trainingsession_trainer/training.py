@@ -25,7 +25,7 @@ from .reporting import Reporter
 from .structure import shown
 
 if TYPE_CHECKING:
-    from .features import LabelledFeatures
+    from .batches import LabelledFeatures
 
 LOSS_CLASSES = {
     "categorical_crossentropy": keras.losses.CategoricalCrossentropy,

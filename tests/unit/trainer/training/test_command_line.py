@@ -81,11 +81,17 @@ def test_signals_and_threads_are_set_before_tensorflow_is_imported() -> None:
 
 def test_gpus_that_are_held_must_be_usable() -> None:
     with pytest.raises(AcceleratorError, match=r"spec\.resources\.gpus is 2 but TensorFlow sees 1") as caught:
-        judge(2, 1, cuda=True)
+        judge(2, 1, cuda=True, required=True)
     assert caught.value.exit_code == 76
-    assert judge(2, 2, cuda=True) == "Computing on 2 GPU(s)"
-    assert "without CUDA" in judge(1, 0, cuda=False)
-    assert "gpus is 0" in judge(0, 0, cuda=True)
+    with pytest.raises(AcceleratorError, match="is 1 but this image's TensorFlow is built without CUDA; use the image"):
+        judge(1, 0, cuda=False, required=True)
+    assert judge(2, 2, cuda=True, required=True) == "Computing on 2 GPU(s)"
+    assert "gpus is 0" in judge(0, 0, cuda=True, required=True)
+
+
+def test_gpus_that_are_held_only_in_name_can_be_allowed() -> None:
+    assert "although 1 GPU(s) are held: this image's" in judge(1, 0, cuda=False, required=False)
+    assert "although 2 GPU(s) are held: TensorFlow sees 1" in judge(2, 1, cuda=True, required=False)
 
 
 def test_waiting_for_storage_ends_with_a_sentence() -> None:

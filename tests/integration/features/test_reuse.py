@@ -1,0 +1,201 @@
+"""Features that an earlier session stored: found by the spec alone, held while needed, never trusted blindly."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from bson import ObjectId
+
+from trainingsession_trainer import feature_catalog
+from trainingsession_trainer.errors import AcceleratorError
+
+
+def equal(one, other):
+    parts = ((one.train, other.train), (one.validation, other.validation), (one.test, other.test))
+    return all(np.array_equal(a.features, b.features) and np.array_equal(a.labels, b.labels) for a, b in parts)
+
+
+def damage_a_shard(case, split="train"):
+    shard = case.database.feature_shards.find_one({"set": {"$in": keys(case, split)}, "index": 1})
+    case.database["features.chunks"].delete_many({"files_id": shard["file"]})
+
+
+def keys(case, split):
+    return [found["_id"] for found in case.database.feature_sets.find({"split": split})]
+
+
+def test_a_known_session_opens_neither_images_nor_base_model(case):
+    first = case.prepare(known=True)
+    opened, said = case.opened, len(case.out.getvalue())
+    second = case.prepare(known=True)
+    assert equal(first, second)
+    assert case.opened == opened == 1
+    assert (second.summary.computed, second.summary.reused, second.summary.shards) == (0, 80, 6)
+    assert second.class_names == ("red", "green")
+    log = case.out.getvalue()[said:]
+    assert "The features of all 80 images are stored: no image is read" in log
+    assert "Building" not in log
+    assert second.base().image_shape == (32, 32, 3)
+    assert "Building MobileNet" in case.out.getvalue()[said:]
+
+
+def test_a_smaller_subset_of_known_images_opens_nothing(case):
+    whole = case.prepare(known=True)
+    part = case.prepare(subset=0.3, known=True)
+    assert case.opened == 1
+    assert len(part.train.labels) + len(part.validation.labels) == 18
+    assert np.array_equal(part.train.features, whole.train.features[: len(part.train.labels)])
+
+
+def test_a_larger_subset_of_known_images_computes_only_the_new_ones(case):
+    case.prepare(subset=0.3, known=True)
+    large = case.prepare(known=True)
+    assert case.opened == 2
+    assert (large.summary.computed, large.summary.reused) == (28, 52)
+
+
+def test_a_set_that_was_made_from_an_address_is_found_once_somebody_knows_its_content(case):
+    case.prepare()
+    case.prepare(known=True)
+    assert case.opened == 2
+    case.prepare(known=True)
+    assert case.opened == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"description.extractorVersion": 0},
+        {"description.weights.keras": "2.0"},
+        {"split": "other"},
+    ],
+)
+def test_a_set_that_this_trainer_would_compute_differently_is_not_used(case, change):
+    case.prepare(known=True)
+    case.database.feature_sets.update_many({}, {"$set": change})
+    case.prepare(known=True)
+    assert case.opened == 2
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_damaged_shard_of_known_features_is_computed_again(case, split):
+    first = case.prepare(known=True)
+    damage_a_shard(case, split)
+    second = case.prepare(known=True)
+    assert equal(first, second)
+    assert second.summary.computed == (16 if split == "train" else 4)
+    assert case.opened == 2
+
+
+def test_all_damaged_shards_are_computed_again_at_once(case):
+    first = case.prepare(known=True)
+    case.database["features.chunks"].update_many({}, {"$set": {"data": b"nothing"}})
+    second = case.prepare(known=True)
+    assert equal(first, second)
+    assert second.summary.computed == 80
+    assert case.opened == 2
+
+
+def test_a_damaged_manifest_is_written_again(case):
+    first = case.prepare(known=True)
+    files = case.database["features.files"].count_documents({})
+    found = case.database.feature_sets.find_one({"split": "train"})
+    case.database["features.chunks"].update_one({"files_id": found["manifest"]["file"]}, {"$set": {"data": b"bad"}})
+    assert equal(first, case.prepare(known=True))
+    assert case.opened == 2
+    assert equal(first, case.prepare(known=True))
+    assert case.opened == 2
+    assert case.database["features.files"].count_documents({}) == files
+
+
+def test_without_a_gpu_missing_and_damaged_features_end_the_attempt(case):
+    with pytest.raises(AcceleratorError, match="Not all features are stored"):
+        case.prepare(known=True, stored_only=True)
+    case.prepare(known=True)
+    assert case.prepare(known=True, stored_only=True).summary.computed == 0
+    damage_a_shard(case)
+    with pytest.raises(AcceleratorError, match=r"Shard 1 of the train features is damaged"):
+        case.prepare(known=True, stored_only=True)
+    with pytest.raises(AcceleratorError, match="Not all features are stored"):
+        case.prepare(known=True, stored_only=True)
+    assert case.opened == 1
+
+
+def test_the_seconds_that_others_computed_are_said(case):
+    case.prepare(known=True)
+    shards = case.database.feature_shards
+    shards.update_many({}, {"$set": {"facts.seconds": 10.0, "facts.device": "CPU"}})
+    shards.update_many({"index": 0}, {"$set": {"facts.device": "GPU"}})
+    summary = case.prepare(known=True).summary
+    assert (summary.seconds_saved, summary.gpu_seconds_saved) == (60.0, 20.0)
+    assert "which saves 1 min 00 s of computing" in case.out.getvalue()
+
+
+def test_helpers_compute_beside_the_first_pod_and_write_each_shard_once(case):
+    def help_out():
+        with case.features(known=True) as features:
+            features.help(case.validate)
+
+    with case.features(known=True) as features:
+        helpers = [threading.Thread(target=help_out) for _ in range(2)]
+        for helper in helpers:
+            helper.start()
+        prepared = features.prepare(case.validate)
+        for helper in helpers:
+            helper.join()
+    assert prepared.summary.computed + prepared.summary.reused == 80
+    assert case.decoded == 80
+    assert case.database.feature_shards.count_documents({"file": {"$type": "objectId"}}) == 6
+
+
+def test_a_helper_does_not_wait_for_what_another_computes(case):
+    case.prepare(known=True)
+    busy = {"$unset": {"file": ""}, "$set": {"token": "another"}}
+    case.database.feature_shards.update_one({"index": 0, "set": keys(case, "train")[0]}, busy)
+    case.database.feature_shards.update_one(
+        {"token": "another"}, [{"$set": {"leaseUntil": {"$add": ["$$NOW", 3_600_000]}}}]
+    )
+    with case.features(known=True) as features:
+        features.help(case.validate)
+    assert case.database.feature_shards.count_documents({"token": "another", "file": None}) == 1
+
+
+def test_sets_are_held_while_an_attempt_runs(case):
+    with case.features(known=True) as features:
+        features.prepare(case.validate)
+        uses = list(case.database.feature_uses.find())
+        assert {use["set"] for use in uses} == set(keys(case, "train") + keys(case, "test"))
+        assert {use["session"] for use in uses} == {"uid"}
+        passed = {"$expr": {"$lt": ["$until", {"$add": ["$$NOW", 500_000]}]}}
+        assert case.database.feature_uses.count_documents(passed) == 0
+    assert case.database.feature_uses.count_documents({}) == 0
+
+
+def test_a_use_is_renewed_while_its_holder_runs(case, monkeypatch):
+    monkeypatch.setattr(feature_catalog, "RENEWAL_SECONDS", 0.01)
+    with feature_catalog.Use(case.database, "uid", "attempt") as use:
+        use.hold(["key"])
+        case.database.feature_uses.delete_many({})
+        with case.database.feature_uses.watch(max_await_time_ms=100) as changes:
+            for change in changes:
+                if change["operationType"] in ("insert", "update"):
+                    break
+        assert case.database.feature_uses.find_one()["set"] == "key"
+
+
+def test_a_set_whose_removal_was_interrupted_is_removed_and_made_anew(case):
+    first = case.prepare(known=True)
+    half = case.database.feature_shards.find_one({"set": first.summary.key, "index": 1})
+    case.database.feature_sets.update_many({}, {"$set": {"evicting": ObjectId()}})
+    case.database.feature_shards.delete_one({"_id": half["_id"]})  # its file is an orphan for the sweeper
+    second = case.prepare(known=True)
+    assert equal(first, second)
+    assert second.summary.computed == 80
+    assert case.database.feature_sets.count_documents({"evicting": {"$exists": True}}) == 0
+    named = {shard["file"] for shard in case.database.feature_shards.find()}
+    named |= {found["manifest"]["file"] for found in case.database.feature_sets.find()}
+    there = {file["_id"] for file in case.database["features.files"].find()}
+    assert there - named == {half["file"]}
+    assert named <= there
