@@ -20,6 +20,7 @@ import numpy as np
 from . import config
 from .arguments import keras_words
 from .errors import SpecError
+from .kept_weights import KeptWeights
 from .reporting import Reporter
 from .structure import clip, shown
 from .weights import IMAGENET_DEVIATION, IMAGENET_MEAN, SEED, load_weights, weights_identity
@@ -79,6 +80,7 @@ class BaseModel:
     precision: str
     weights: Mapping[str, Any]  # what identifies them in the key of a feature set
     image_shape: Shape | None = None  # of the images to come; None when they differ
+    weights_file: str | None = None  # SHA-256 of the file in the database
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
@@ -162,8 +164,17 @@ def check_base_model(spec: config.BaseModel) -> tuple[Classifier, dict[str, Any]
     return classifier, arguments, (height, width)
 
 
-def open_base_model(spec: config.BaseModel, work: Path, reporter: Reporter, stop: Callable[[], bool]) -> BaseModel:
-    """Check, build and freeze the base model and load its weights; raises SpecError, DataError, Stopped."""
+def open_base_model(
+    spec: config.BaseModel,
+    work: Path,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+    kept: KeptWeights | None = None,
+) -> BaseModel:
+    """Check, build and freeze the base model and load its weights, from `kept` where they are there.
+
+    Raises SpecError, DataError, StorageError, Stopped.
+    """
     classifier, arguments, size = check_base_model(spec)
     reporter.info(f"Building {spec.name} for {size[0]} x {size[1]} pixels")
     # "none" means the same random weights in every process; Keras draws its initializers' seeds from this one.
@@ -187,7 +198,7 @@ def open_base_model(spec: config.BaseModel, work: Path, reporter: Reporter, stop
                     "correct its arguments or inputSize."
                 ) from error
 
-        network = load_weights(spec, build, work, reporter, stop)
+        network, weights_file = load_weights(spec, build, work, reporter, stop, kept)
     network.trainable = False
     return BaseModel(
         name=spec.name,
@@ -198,6 +209,7 @@ def open_base_model(spec: config.BaseModel, work: Path, reporter: Reporter, stop
         pooling=spec.pooling,
         precision=spec.precision,
         weights=weights_identity(spec, network),
+        weights_file=weights_file,
     )
 
 

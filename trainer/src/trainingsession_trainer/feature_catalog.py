@@ -2,7 +2,8 @@
 
     feature_sets   _id key · split · images · shardImages · featureShape · imageShape · classNames · storedType ·
                    description (what the key is made of) · manifest (GridFS: labels and image digests) ·
-                   recipes (digests of specs whose features these are) · lastUsedAt · evicting, while it is removed
+                   baseWeights · recipes (digests of specs whose features these are) · lastUsedAt ·
+                   evicting, while it is removed
     feature_uses   _id attempt/key · set · session · until: nothing that an unexpired use names is ever removed
 
 All times are MongoDB's own. The operator removes sets that nobody has used for long; whoever finds such a removal
@@ -71,12 +72,23 @@ class FeatureCatalog:
         self._stop = stop
 
     def open(
-        self, wanted: FeatureSet, description: Mapping[str, Any], manifest: Manifest, recipe: str | None
+        self,
+        wanted: FeatureSet,
+        description: Mapping[str, Any],
+        manifest: Manifest,
+        recipe: str | None,
+        weights_file: str | None = None,
     ) -> FeatureSet:
-        """Find the set or make it, and mark it as used; the answer has the stored set's shard size."""
+        """Find the set or make it, and mark it as used; the answer has the stored set's shard size.
+
+        `weights_file` is the kept file that the set is computed with, which stays as long as the set.
+        """
         known = self._touch(wanted.key, recipe)
         if known is None or not {"manifest", "imageShape"} <= set(known):
             known = self._create(wanted, description, manifest, recipe)
+        if weights_file is not None and known.get("baseWeights") != weights_file:
+            named = {"$set": {"baseWeights": weights_file}}
+            self._do(lambda: self._sets.update_one({"_id": wanted.key}, named), "name the weights")
         return FeatureSet(wanted.key, wanted.split, wanted.images, int(known["shardImages"]), wanted.feature_shape)
 
     def find(self, recipe: str, split: str) -> StoredSet | None:

@@ -25,6 +25,7 @@ from .extraction import Extraction
 from .feature_catalog import FeatureCatalog, Manifest, StoredSet, Use
 from .feature_sets import EXTRACTOR_VERSION, FeatureSet, describe_set, images_per_shard, key_of
 from .feature_store import FeatureStore
+from .kept_weights import KeptWeights
 from .loading import DamagedFeatures, Loader, Part, memory_budget
 from .mongodb import Document
 from .reporting import Reporter, duration
@@ -100,11 +101,12 @@ class SessionFeatures:
         self._stop = stop
         self._store = FeatureStore(database, stop)
         self._catalog = FeatureCatalog(database, stop)
+        self._weights = KeptWeights(database, stop)
         self._ours: dict[tuple[str, int], int] = {}  # images by split and shard that were computed here
 
     @cached_property
     def _base(self) -> BaseModel:
-        return open_base_model(self._spec.base_model, self._work, self._reporter, self._stop)
+        return open_base_model(self._spec.base_model, self._work, self._reporter, self._stop, self._weights)
 
     @cached_property
     def _dataset(self) -> Dataset:
@@ -239,7 +241,7 @@ class SessionFeatures:
         shape = base.feature_shape
         wanted = FeatureSet(key_of(description), split.name, len(split), images_per_shard(shape), shape)
         manifest = Manifest(split.labels, split.digests, dataset.class_names, base.image_shape)
-        found = self._catalog.open(wanted, description, manifest, self._session.recipe)
+        found = self._catalog.open(wanted, description, manifest, self._session.recipe, base.weights_file)
         self._use.hold([found.key])
         return found
 

@@ -87,7 +87,7 @@ class SessionRecord:
         }
         stage = {"$set": _literal(start) | {"attemptStartedAt": "$$NOW", "updatedAt": "$$NOW"}}
         # What an earlier attempt measured but did not publish is measured again.
-        stages = [stage, {"$unset": "measured"}]
+        stages: list[Document] = [stage, {"$unset": "measured"}]
         if self._update({"_id": self._uid, "result": {"$exists": False}}, stages, "claim the session's record"):
             return True
         if self._read() is None:

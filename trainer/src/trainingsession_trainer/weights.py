@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ from . import config
 from .arguments import keras_words
 from .datasets.fetch import fetch
 from .errors import DataError, SpecError
+from .kept_weights import KeptWeights
 from .reporting import Reporter
 from .structure import shown
 
@@ -30,18 +33,49 @@ Builder = Callable[[str | None], keras.Model]
 
 
 def load_weights(
-    spec: config.BaseModel, build: Builder, work: Path, reporter: Reporter, stop: Callable[[], bool]
-) -> keras.Model:
-    """Build the network without its top and give it its weights; raises SpecError, DataError, Stopped."""
+    spec: config.BaseModel,
+    build: Builder,
+    work: Path,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+    kept: KeptWeights | None = None,
+) -> tuple[keras.Model, str | None]:
+    """Build the network without its top and give it its weights, from `kept` where they are there.
+
+    Gives the network and the SHA-256 of the file that is kept. Raises SpecError, DataError, StorageError, Stopped.
+    """
     if spec.weights_from is not None:
         suffix = _suffix(spec.weights_from.uri)
         network = build(None)
+        # An address may hold something else tomorrow; only a digest says what it is.
+        known = spec.weights_from.sha256 if kept else None
+        path = kept.restore(known, work) if kept and known else None
         # Keras reads a file by its suffix.
-        _load_file(network, spec, fetch(spec.weights_from, _FIELD, MOUNT, work / f"base{suffix}", reporter, stop))
-        return network
+        path = path or fetch(spec.weights_from, _FIELD, MOUNT, work / f"base{suffix}", reporter, stop)
+        _load_file(network, spec, path)
+        return network, kept.keep(known, path) if kept and known else None
     if spec.weights == "none":
-        return build(None)
+        return build(None), None
+    return _imagenet(spec, build, reporter, kept)
+
+
+def _imagenet(
+    spec: config.BaseModel, build: Builder, reporter: Reporter, kept: KeptWeights | None
+) -> tuple[keras.Model, str | None]:
     reporter.info(f"Getting the ImageNet weights of {spec.name}")
+    # Keras keeps what it downloads here; on a person's own machine it finds it again by itself.
+    folder = Path(os.environ["KERAS_HOME"]) / "models" if kept and "KERAS_HOME" in os.environ else None
+    name = f"imagenet/{spec.name}/{json.dumps([dict(spec.arguments), spec.input_size], sort_keys=True)}"
+    restored = kept.restore(name, folder) if kept and folder else None
+    before = set(folder.iterdir()) if folder and folder.is_dir() else set()
+    network = _build_imagenet(spec, build)
+    if kept is None or folder is None or not folder.is_dir():
+        return network, None
+    found = restored or next(iter(set(folder.iterdir()) - before), None)
+    return network, kept.keep(name, found) if found else None
+
+
+def _build_imagenet(spec: config.BaseModel, build: Builder) -> keras.Model:
     # Keras would draw a progress bar with control characters.
     keras.config.disable_interactive_logging()
     try:
