@@ -1,0 +1,102 @@
+"""A first session beside a second one on the same features: seconds to the accuracy, real images, real mongod.
+
+CIFAR-10 as a folder data set (5,000 training and 1,000 test images as JPEG), InceptionV3 with random weights at
+139 x 139 pixels, a pooled head, 20 epochs. Seconds count from the start of an attempt, with TensorFlow imported, to the
+line that tells the accuracy. The second session has another head and finds its features by its spec alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import statistics
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from pymongo.database import Database
+
+from trainingsession_trainer import config
+from trainingsession_trainer.embedded import embedded_mongod
+from trainingsession_trainer.mongodb import Document, connect
+from trainingsession_trainer.records import create_record
+from trainingsession_trainer.reporting import Reporter
+from trainingsession_trainer.run import run_attempt
+
+ROUNDS = 3
+ARCHIVE = Path(__file__).resolve().parents[2] / "shared/data/cifar10.tar.gz"
+
+
+def document(archive: Path, dropout: float) -> dict[str, Any]:
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    layers = [{"type": "GlobalAveragePooling2D"}, {"type": "Dropout", "config": {"rate": dropout}}]
+    return {
+        "apiVersion": config.API_VERSION,
+        "kind": config.KIND,
+        "metadata": {"namespace": "default", "name": "benchmark", "uid": str(uuid.uuid4())},
+        "spec": {
+            "dataset": {"uri": archive.as_uri(), "sha256": digest, "subset": 0.1, "testSubset": 0.2},
+            "baseModel": {"name": "InceptionV3", "inputSize": [139, 139], "weights": "none"},
+            "head": {"layers": layers},
+            "training": {"optimizer": {"name": "adam"}, "epochs": 20, "batchSize": 128},
+        },
+    }
+
+
+class Watch(io.StringIO):
+    """Notes when training begins and when the accuracy is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: dict[str, float] = {}
+
+    def write(self, text: str) -> int:
+        for word in ("Training the head", "Accuracy", "Building"):
+            if f" {word} " in text:
+                self.times.setdefault(word, time.perf_counter())
+        return len(text)
+
+
+def session(database: Database[Document], work: Path, dropout: float) -> tuple[float, float, bool]:
+    """Give the seconds to the head, those to the accuracy, and whether the base model was built before it."""
+    found = document(ARCHIVE, dropout)
+    identity = config.parse_identity(found)
+    create_record(database, identity.uid, identity.namespace, identity.name)
+    watch, started = Watch(), time.perf_counter()
+    run_attempt(
+        found, database, "benchmark", work=work, reporter=Reporter(watch), stop=lambda: False, gpus_required=False
+    )
+    times = {word: moment - started for word, moment in watch.times.items()}
+    return times["Training the head"], times["Accuracy"], times["Building"] < times["Accuracy"]
+
+
+def main() -> int:
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    if not ARCHIVE.is_file():
+        print(f"A first and a second session: not measured, {ARCHIVE.name} is not there.")
+        return 0
+    rounds = []
+    with tempfile.TemporaryDirectory() as folder, embedded_mongod(Path(folder)) as uri:
+        for _ in range(ROUNDS):
+            database = connect(uri, f"benchmark_{uuid.uuid4().hex[:8]}")
+            first = session(database, Path(folder), 0.3)
+            second = session(database, Path(folder), 0.5)
+            assert first[2], "the first builds the base model first"
+            assert not second[2], "the second builds it after the accuracy"
+            rounds.append((first, second))
+            database.client.drop_database(database.name)
+    print(f"{'CIFAR-10 5,000 + 1,000, InceptionV3 139x139':44} {'first':>7} {'second':>7} {'ratio':>6}")
+    for column, name in enumerate(("seconds until the head is trained", "seconds to the accuracy, 20 epochs")):
+        first = statistics.median(one[column] for one, _ in rounds)
+        second = statistics.median(other[column] for _, other in rounds)
+        ratio = statistics.median(one[column] / other[column] for one, other in rounds)
+        print(f"{name:44} {first:7.1f} {second:7.1f} {ratio:6.1f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
