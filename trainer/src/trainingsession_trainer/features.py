@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pymongo.database import Database
 
 from .base_models import BaseModel, open_base_model
+from .batches import LabelledFeatures
 from .config import Session
 from .datasets import Dataset, Split, open_dataset
 from .datasets.order import prefix, validation_mask
@@ -23,19 +24,9 @@ from .feature_store import FeatureStore
 from .mongodb import Document
 from .reporting import Reporter
 
-Floats = npt.NDArray[np.float16] | npt.NDArray[np.float32]
-
 MEMORY_LIMIT = Path("/etc/trainingsession/session/memory-limit")
 MEMORY_SHARE = 0.6
 _REPAIRS = 3
-
-
-@dataclass(frozen=True)
-class LabelledFeatures:
-    """Features [n, *feature_shape] (float16 or float32) and labels [n] (int32)."""
-
-    features: Floats
-    labels: npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,17 @@ from pymongo.database import Database
 
 from . import artifacts
 from .accelerators import check_accelerators
+from .checkpoints import Checkpoints, bind
 from .config import Session, parse_identity, parse_session
 from .errors import DataError, Stopped, TrainerError
 from .evaluation import evaluate, metrics_of
 from .features import PreparedFeatures, prepare_features
 from .head import build_head, standardize_from
 from .mongodb import Document
+from .objective import check_training
 from .records import Published, Result, SessionRecord
 from .reporting import Reporter
-from .training import check_training, fit_head
+from .training import fit_head
 
 IMAGE_VARIABLE = "TRAININGSESSION_IMAGE"
 
@@ -50,7 +52,7 @@ def run_attempt(
         with TemporaryDirectory(prefix="session-", dir=work) as folder:
             train_and_publish(session, database, record, folder=Path(folder), reporter=reporter, stop=stop)
     except TrainerError as error:
-        record.fail(error.exit_code, str(error))
+        record.fail(error.exit_code, str(error), error.reason)
         raise
     except Exception as error:
         record.fail(1, bug_sentence(error))
@@ -83,9 +85,9 @@ def train_and_publish(
     )
     _check_parts(prepared)
     samples = {
-        "train": len(prepared.train.labels),
-        "validation": len(prepared.validation.labels),
-        "test": len(prepared.test.labels),
+        "train": len(prepared.train),
+        "validation": len(prepared.validation),
+        "test": len(prepared.test),
     }
     summary = prepared.summary
     facts = {"key": summary.key, "shards": summary.shards, "reused": summary.reused, "computed": summary.computed}
@@ -94,13 +96,22 @@ def train_and_publish(
     reporter.phase("Training")
     # Keras draws initial weights from the global seed; from here on every random number has one owner.
     keras.utils.set_random_seed(spec.training.seed)
-    standardization = standardize_from(prepared.train.features) if spec.head.standardize else None
+    standardization = standardize_from(prepared.train) if spec.head.standardize else None
     head = build_head(spec.head, prepared.feature_shape, len(prepared.class_names), standardization)
     reporter.info(
         f"Training the head ({head.count_params():,} weights) on {samples['train']:,} images, "
         f"{samples['validation']:,} held back for validation"
     )
-    history = fit_head(head, spec.training, prepared.train, prepared.validation, reporter=reporter, stop=stop)
+    checkpoints = Checkpoints(database, record, bind(session, summary.key), reporter, stop)
+    history = fit_head(
+        head,
+        spec.training,
+        prepared.train,
+        prepared.validation,
+        checkpoints=checkpoints,
+        reporter=reporter,
+        stop=stop,
+    )
     if spec.training.restore_best and samples["validation"]:
         reporter.info(f"Kept the weights of epoch {history.kept}, which has the lowest validation loss")
 
@@ -127,6 +138,7 @@ def train_and_publish(
         reporter.info(f"Published the accuracy and {len(uploaded)} artifacts; done")
     else:
         reporter.info("An earlier attempt has published the result already; this one's is dropped")
+    checkpoints.remove()
 
 
 def describe(session: Session) -> str:
@@ -151,9 +163,9 @@ def _check_head(session: Session, feature_shape: tuple[int, ...], class_count: i
 
 
 def _check_parts(prepared: PreparedFeatures) -> None:
-    if len(prepared.train.labels) == 0:
+    if len(prepared.train) == 0:
         raise DataError("No image is left for training; lower spec.dataset.validationSplit or raise subset.")
-    if len(prepared.test.labels) == 0:
+    if len(prepared.test) == 0:
         raise DataError("No image is left for the test; raise spec.dataset.testSubset or add test images.")
 
 
