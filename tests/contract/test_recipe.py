@@ -41,7 +41,7 @@ def changed(path, value):
     return spec
 
 
-@pytest.mark.parametrize(("dataset", "base"), itertools.product(DATASETS, BASES))
+@pytest.mark.parametrize(("dataset", "base"), list(itertools.product(DATASETS, BASES)))
 def test_both_sides_compute_the_same(dataset, base):
     spec = {"dataset": dataset, "baseModel": base, "training": {"epochs": 3}}
     assert operators(spec) == trainers(spec)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import uuid
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from pymongo.database import Database
 
+from trainingsession_trainer.batches import LabelledFeatures
+from trainingsession_trainer.checkpoints import Checkpoints
 from trainingsession_trainer.config import Spec, parse_spec
 from trainingsession_trainer.mongodb import connect
+from trainingsession_trainer.records import SessionRecord, create_record
 from trainingsession_trainer.reporting import Reporter
 
 
@@ -35,12 +37,12 @@ def reporter() -> Reporter:
 def make_features():
     """Features [n, *shape] of which every third channel grows with the label; float16 as they are stored."""
 
-    def make(count: int, shape: tuple[int, ...] = (2, 2, 9), classes: int = 3, seed: int = 0) -> SimpleNamespace:
+    def make(count: int, shape: tuple[int, ...] = (2, 2, 9), classes: int = 3, seed: int = 0) -> LabelledFeatures:
         rng = np.random.default_rng([seed, count])
         labels = rng.integers(0, classes, count).astype(np.int32)
         signal = labels.reshape(-1, *[1] * len(shape)) * (np.arange(shape[-1]) % 3 == 0)
         features = rng.normal(size=(count, *shape)) * 0.5 + signal
-        return SimpleNamespace(features=features.astype(np.float16), labels=labels)
+        return LabelledFeatures(features.astype(np.float16), labels)
 
     return make
 
@@ -53,5 +55,20 @@ def make_spec():
         return parse_spec(
             {"dataset": {"name": "digits"}, "baseModel": {"name": "ResNet50", "weights": "none"}, **blocks}
         )
+
+    return make
+
+
+@pytest.fixture
+def new_checkpoints(database, reporter):
+    """Checkpoints of a session that is new, unless its `uid` was there before; another attempt each time."""
+
+    def make(uid: str | None = None, binding: dict[str, str] | None = None, **settings: Any) -> Checkpoints:
+        uid = uid or uuid.uuid4().hex
+        create_record(database, uid, "team-a", "digits")
+        record = SessionRecord(database, uid, uuid.uuid4().hex)
+        record.claim({})
+        bound = {"session": uid, **(binding or {})}
+        return Checkpoints(database, record, bound, reporter, lambda: False, **settings)
 
     return make

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from trainingsession_trainer.artifacts import write_artifacts
+from trainingsession_trainer.batches import LabelledFeatures
 from trainingsession_trainer.evaluation import evaluate
 from trainingsession_trainer.head import build_head, standardize_from
 from trainingsession_trainer.training import fit_head
@@ -52,15 +53,23 @@ def images() -> SimpleNamespace:
 
 
 def test_the_complete_model_scores_the_reported_accuracy_in_a_fresh_process(
-    images, make_spec, reporter, tmp_path: Path
+    images, make_spec, new_checkpoints, reporter, tmp_path: Path
 ) -> None:
     base = TinyBase()
     features = base.model.predict(images.pixels.astype(np.float32), verbose=0).astype(np.float16)
-    part = lambda rows: SimpleNamespace(features=features[rows], labels=images.labels[rows])  # noqa: E731
+    part = lambda rows: LabelledFeatures(features[rows], images.labels[rows])  # noqa: E731
     train, validation, test = part(slice(0, 250)), part(slice(250, 300)), part(slice(300, 500))
     spec = make_spec(training={"epochs": 12, "optimizer": {"name": "adam", "config": {"learning_rate": 0.01}}})
-    head = build_head(spec.head, features.shape[1:], 3, standardize_from(train.features))
-    history = fit_head(head, spec.training, train, validation, reporter=reporter, stop=lambda: False)
+    head = build_head(spec.head, features.shape[1:], 3, standardize_from(train))
+    history = fit_head(
+        head,
+        spec.training,
+        train,
+        validation,
+        checkpoints=new_checkpoints(),
+        reporter=reporter,
+        stop=lambda: False,
+    )
     evaluation = evaluate(head, spec.training, test)
     assert 0.6 < evaluation.accuracy < 1.0, "of no use as evidence when every model scores it"
 

@@ -10,21 +10,22 @@ from trainingsession_trainer.config import LOSSES, OPTIMIZERS, Loss, Optimizer
 from trainingsession_trainer.errors import SpecError, Stopped
 from trainingsession_trainer.evaluation import evaluate, metrics_of, wilson_interval
 from trainingsession_trainer.head import build_head, standardize_from
-from trainingsession_trainer.training import build_loss, build_optimizer, check_training, fit_head
+from trainingsession_trainer.objective import build_loss, build_optimizer, check_training
+from trainingsession_trainer.training import fit_head
 
 FAST = {"name": "adam", "config": {"learning_rate": 0.02}}
 
 
 @pytest.fixture
-def train(make_features, make_spec, reporter):
+def train(make_features, make_spec, new_checkpoints, reporter):
     """Trains a head on small features and returns it with its history and evaluation."""
 
     def run(*, stop=lambda: False, validation: int = 60, **training):
         spec = make_spec(training=training)
         parts = make_features(240), make_features(validation, seed=1), make_features(150, seed=2)
         keras.utils.set_random_seed(spec.training.seed)
-        head = build_head(spec.head, (2, 2, 9), 3, standardize_from(parts[0].features))
-        history = fit_head(head, spec.training, parts[0], parts[1], reporter=reporter, stop=stop)
+        head = build_head(spec.head, (2, 2, 9), 3, standardize_from(parts[0]))
+        history = fit_head(head, spec.training, *parts[:2], checkpoints=new_checkpoints(), reporter=reporter, stop=stop)
         return head, history, evaluate(head, spec.training, parts[2])
 
     return run

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from trainingsession_trainer.batches import LabelledFeatures
 from trainingsession_trainer.config import Head, Layer
 from trainingsession_trainer.errors import SpecError
 from trainingsession_trainer.head import ALLOWED_LAYERS, build_head, standardize_from
@@ -48,7 +49,7 @@ def test_the_output_is_a_float32_probability() -> None:
 
 def test_standardised_features_have_mean_zero_and_deviation_one() -> None:
     features = np.random.default_rng(0).normal(40.0, 5.0, (600, 2, 2, 3)).astype(np.float16)
-    model = build_head(Head(), (2, 2, 3), 2, standardize_from(features))
+    model = build_head(Head(), (2, 2, 3), 2, standardize_from(LabelledFeatures(features, np.zeros(600, np.int32))))
     flat = np.asarray(model.get_layer("standardize")(features.astype(np.float32))).reshape(-1, 3)
     np.testing.assert_allclose(flat.mean(axis=0), 0.0, atol=1e-4)
     np.testing.assert_allclose(flat.std(axis=0), 1.0, rtol=1e-3)

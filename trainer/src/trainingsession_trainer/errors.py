@@ -13,12 +13,32 @@ class TrainerError(Exception):
     """An end that is not a bug: its message is shown to the user without a traceback."""
 
     exit_code: ClassVar[int] = 1
+    reason: ClassVar[str | None] = None
+    """The word by which the operator tells this end from others of the same exit code, where there is one."""
 
 
 class SpecError(TrainerError):
     """The spec cannot work; trying again with the same spec will not help."""
 
     exit_code = 64
+
+
+class DivergedError(SpecError):
+    """The loss became infinite or undefined."""
+
+    reason = "Diverged"
+
+
+class GpuMemoryError(SpecError):
+    """A batch of the head's training does not fit into the accelerator's memory."""
+
+    reason = "OutOfGpuMemory"
+
+
+class HostMemoryError(SpecError):
+    """A batch of the head's training does not fit into the machine's memory."""
+
+    reason = "OutOfMemory"
 
 
 class DataError(TrainerError):

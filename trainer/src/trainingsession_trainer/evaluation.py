@@ -10,10 +10,11 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from .training import EVALUATION_BATCH, History, build_loss
+from .objective import build_loss, wants_one_hot
+from .training import History, evaluation_batch
 
 if TYPE_CHECKING:
-    from .batches import LabelledFeatures
+    from .batches import Examples
     from .config import Training
 
 _Z_95 = 1.959963984540054
@@ -29,24 +30,19 @@ class Evaluation:
     confusion: npt.NDArray[np.int64]
 
 
-def evaluate(head: keras.Model, training: Training, test: LabelledFeatures) -> Evaluation:
+def evaluate(head: keras.Model, training: Training, test: Examples) -> Evaluation:
     """Predict every test image once and count."""
     classes = int(head.output_shape[-1])
-    probabilities = np.concatenate(
-        [
-            np.asarray(head.predict_on_batch(test.features[start : start + EVALUATION_BATCH].astype(np.float32)))
-            for start in range(0, len(test.labels), EVALUATION_BATCH)
-        ]
-    )
-    predicted = probabilities.argmax(axis=1)
+    loss_of, one_hot = build_loss(training.loss), wants_one_hot(training.loss)
     confusion = np.zeros((classes, classes), np.int64)
-    np.add.at(confusion, (test.labels, predicted), 1)
-    correct, total = int(np.trace(confusion)), len(test.labels)
-    labels: npt.NDArray[np.int32] | npt.NDArray[np.float32] = test.labels
-    if training.loss.name != "sparse_categorical_crossentropy":
-        labels = np.eye(classes, dtype=np.float32)[test.labels]
-    loss = float(build_loss(training.loss)(labels, probabilities))
-    return Evaluation(correct / total, loss, wilson_interval(correct, total), confusion)
+    losses = 0.0
+    for features, labels in test.batches(evaluation_batch(training.batch_size), None):
+        probabilities = np.asarray(head.predict_on_batch(features.astype(np.float32)))
+        np.add.at(confusion, (labels, probabilities.argmax(axis=1)), 1)
+        truth = np.eye(classes, dtype=np.float32)[labels] if one_hot else labels
+        losses += float(loss_of(truth, probabilities)) * len(labels)
+    correct, total = int(np.trace(confusion)), len(test)
+    return Evaluation(correct / total, losses / total, wilson_interval(correct, total), confusion)
 
 
 def metrics_of(evaluation: Evaluation, history: History) -> dict[str, float]:

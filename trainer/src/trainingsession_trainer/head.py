@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from .structure import shown
 
 if TYPE_CHECKING:
     import keras
+
+    from .batches import Blocks
 
 Shape = tuple[int, ...]
 
@@ -86,19 +89,19 @@ def build_head(
     return keras.Model(features, output, name="head")
 
 
-def standardize_from(chunks: Sequence[npt.NDArray[Any]] | npt.NDArray[Any]) -> Standardization:
+def standardize_from(features: Blocks) -> Standardization:
     """Measure features [n, …, channels] in two passes of float64 sums, a part at a time.
 
     A channel that never changes gets the floor's deviation too, so it stays a harmless constant.
     """
-    channels = chunks[0].shape[-1]
-    count, total = 0, np.zeros(channels)
-    for rows in _rows(chunks, channels):
+    count = 0
+    total: npt.NDArray[np.float64] = np.zeros(1)
+    for rows in _rows(features):
         count += len(rows)
-        total += rows.sum(axis=0, dtype=np.float64)
+        total = total + rows.sum(axis=0, dtype=np.float64)
     mean = total / count
-    squares = np.zeros(channels)
-    for rows in _rows(chunks, channels):
+    squares = np.zeros(mean.shape)
+    for rows in _rows(features):
         squares += np.square(rows.astype(np.float64) - mean).sum(axis=0)
     deviation = np.sqrt(squares / count)
     live = deviation[deviation > 0]
@@ -106,11 +109,12 @@ def standardize_from(chunks: Sequence[npt.NDArray[Any]] | npt.NDArray[Any]) -> S
     return Standardization(mean, np.maximum(deviation, floor))
 
 
-def _rows(chunks: Sequence[npt.NDArray[Any]] | npt.NDArray[Any], channels: int) -> Iterator[npt.NDArray[Any]]:
-    per_image = max(1, int(np.prod(chunks[0].shape)))
-    step = max(1, _CHUNK_VALUES // per_image)
-    for start in range(0, len(chunks), step):
-        yield np.asarray(chunks[start : start + step]).reshape(-1, channels)
+def _rows(features: Blocks) -> Iterator[npt.NDArray[Any]]:
+    """Give all positions [m, channels], few enough at a time for float64 copies of them."""
+    for block in features.blocks():
+        step = max(1, _CHUNK_VALUES // max(1, math.prod(block.shape[1:])))
+        for start in range(0, len(block), step):
+            yield block[start : start + step].reshape(-1, block.shape[-1])
 
 
 def _apply(layer: Layer, index: int, flow: Any, names: set[str]) -> Any:

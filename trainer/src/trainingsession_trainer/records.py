@@ -115,16 +115,36 @@ class SessionRecord:
         """Make the accuracy visible before the artifacts are made; it is certain, the result is not yet complete."""
         self._write({"measured": {"accuracy": accuracy}}, "store the accuracy")
 
+    def checkpoint(self) -> Document | None:
+        """Give what name_checkpoint has stored last, in this attempt or an earlier one."""
+        found = (self._read() or {}).get("checkpoint")
+        return found if isinstance(found, dict) else None
+
+    def name_checkpoint(self, checkpoint: Mapping[str, Any], patience: float) -> Document | None:
+        """Make {file, sha256, bytes, epoch} what the next attempt goes on from; gives the one that was named before.
+
+        Raises Replaced when a newer attempt claimed the record or the result is there.
+        """
+        stage = {"$set": _literal({"checkpoint": checkpoint}) | {"updatedAt": "$$NOW"}}
+        update = lambda: self._sessions.find_one_and_update(self._mine(), [stage], {"checkpoint": 1})  # noqa: E731
+        before = patiently(update, "name the checkpoint", patience)
+        if before is None:
+            raise self._replaced()
+        found = before.get("checkpoint")
+        return found if isinstance(found, dict) else None
+
     def publish(self, result: Result) -> Published:
-        """Make the result visible, once and for ever; raises Replaced when a newer attempt claimed it."""
+        """Make the result visible, once and for ever; raises Replaced when a newer attempt claimed it.
+
+        With it, the checkpoint is no longer named.
+        """
         stage = {
             "$set": {
                 "result": {"$mergeObjects": [{"$literal": result.document()}, {"publishedAt": "$$NOW"}]},
                 "updatedAt": "$$NOW",
             }
         }
-        mine = {"_id": self._uid, "attempt": self._attempt, "result": {"$exists": False}}
-        if self._update(mine, [stage], "publish the result"):
+        if self._update(self._mine(), [stage, {"$unset": "checkpoint"}], "publish the result"):
             return Published.BY_US
         found = (self._read() or {}).get("result")
         if found is None:
@@ -133,19 +153,27 @@ class SessionRecord:
         ours = [artifact.id for artifact in result.artifacts]
         return Published.BY_US if [item["id"] for item in found["artifacts"]] == ours else Published.BEFORE
 
-    def fail(self, exit_code: int, message: str) -> None:
-        """Leave the last sentence, as far as the database can be reached; never raises StorageError."""
+    def fail(self, exit_code: int, message: str, reason: str | None = None) -> None:
+        """Leave the last sentence, as far as the database can be reached; never raises StorageError.
+
+        `reason` is the operator's word for it, where the exit code does not tell enough.
+        """
         failure = {"exitCode": exit_code, "message": message, "attempt": self._attempt}
+        if reason is not None:
+            failure["reason"] = reason
         stage = {
             "$set": {
                 "failure": {"$mergeObjects": [{"$literal": failure}, {"at": "$$NOW"}]},
                 "updatedAt": "$$NOW",
             }
         }
-        mine = {"_id": self._uid, "attempt": self._attempt, "result": {"$exists": False}}
         # The sentence is on stderr and in the termination message as well.
-        with contextlib.suppress(StorageError):
-            patiently(lambda: self._sessions.update_one(mine, [stage]), "store the failure", _FAREWELL_SECONDS)
+        with contextlib.suppress(StorageError), pymongo.timeout(_FAREWELL_SECONDS):
+            patiently(lambda: self._sessions.update_one(self._mine(), [stage]), "store the failure", _FAREWELL_SECONDS)
+
+    def _mine(self) -> Document:
+        """Give the filter of what only the newest attempt may write, and only before the result."""
+        return {"_id": self._uid, "attempt": self._attempt, "result": {"$exists": False}}
 
     def _write(self, values: Mapping[str, Any], what: str, patience: float = PATIENCE_SECONDS) -> None:
         stage = {"$set": _literal(values) | {"updatedAt": "$$NOW"}}

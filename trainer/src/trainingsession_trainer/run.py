@@ -16,6 +16,7 @@ from pymongo.database import Database
 
 from . import artifacts
 from .accelerators import check_accelerators
+from .checkpoints import Checkpoints, bind
 from .config import Session, parse_identity, parse_session
 from .errors import DataError, Stopped, TrainerError
 from .evaluation import evaluate, metrics_of
@@ -23,10 +24,11 @@ from .feature_catalog import Use
 from .features import FeaturesSummary, PreparedFeatures, SessionFeatures, Validate
 from .head import build_head, standardize_from
 from .mongodb import Document
+from .objective import check_training
 from .records import Published, Result, SessionRecord
 from .reporting import Reporter
 from .task import Task
-from .training import check_training, fit_head
+from .training import fit_head
 
 IMAGE_VARIABLE = "TRAININGSESSION_IMAGE"
 
@@ -66,7 +68,7 @@ def run_attempt(
             features = SessionFeatures(session, database, use, Path(folder), reporter, stop)
             run_session(session, features, database, record, Path(folder), reporter, stop, task)
     except TrainerError as error:
-        record.fail(error.exit_code, str(error))
+        record.fail(error.exit_code, str(error), error.reason)
         raise
     except Exception as error:
         record.fail(1, bug_sentence(error))
@@ -96,22 +98,31 @@ def run_session(
     prepared = features.prepare(validate, stored_only=task is Task.TRAIN)
     _check_parts(prepared)
     samples = {
-        "train": len(prepared.train.labels),
-        "validation": len(prepared.validation.labels),
-        "test": len(prepared.test.labels),
+        "train": len(prepared.train),
+        "validation": len(prepared.validation),
+        "test": len(prepared.test),
     }
     record.describe(samples, _facts(prepared.summary))
 
     reporter.phase("Training")
     # Keras draws initial weights from the global seed; from here on every random number has one owner.
     keras.utils.set_random_seed(spec.training.seed)
-    standardization = standardize_from(prepared.train.features) if spec.head.standardize else None
+    standardization = standardize_from(prepared.train) if spec.head.standardize else None
     head = build_head(spec.head, prepared.feature_shape, len(prepared.class_names), standardization)
     reporter.info(
         f"Training the head ({head.count_params():,} weights) on {samples['train']:,} images, "
         f"{samples['validation']:,} held back for validation"
     )
-    history = fit_head(head, spec.training, prepared.train, prepared.validation, reporter=reporter, stop=stop)
+    checkpoints = Checkpoints(database, record, bind(session, prepared.summary.key), reporter, stop)
+    history = fit_head(
+        head,
+        spec.training,
+        prepared.train,
+        prepared.validation,
+        checkpoints=checkpoints,
+        reporter=reporter,
+        stop=stop,
+    )
     if spec.training.restore_best and samples["validation"]:
         reporter.info(f"Kept the weights of epoch {history.kept}, which has the lowest validation loss")
 
@@ -139,6 +150,7 @@ def run_session(
         reporter.info(f"Published the accuracy and {len(uploaded)} artifacts; done")
     else:
         reporter.info("An earlier attempt has published the result already; this one's is dropped")
+    checkpoints.remove()
 
 
 def help_extracting(
@@ -197,9 +209,9 @@ def _facts(summary: FeaturesSummary) -> dict[str, Any]:
 
 
 def _check_parts(prepared: PreparedFeatures) -> None:
-    if len(prepared.train.labels) == 0:
+    if len(prepared.train) == 0:
         raise DataError("No image is left for training; lower spec.dataset.validationSplit or raise subset.")
-    if len(prepared.test.labels) == 0:
+    if len(prepared.test) == 0:
         raise DataError("No image is left for the test; raise spec.dataset.testSubset or add test images.")
 
 
