@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pymongo.database import Database
 
+from trainer_pod import Pod
 from trainingsession_trainer.batches import LabelledFeatures
 from trainingsession_trainer.checkpoints import Checkpoints
 from trainingsession_trainer.config import Spec, parse_spec
@@ -72,3 +73,27 @@ def new_checkpoints(database, reporter):
         return Checkpoints(database, record, bound, reporter, lambda: False, **settings)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def storage(mongod):
+    """One database for the module, so that sessions find each other's features."""
+    found = connect(mongod.uri, f"sessions_{uuid.uuid4().hex[:12]}")
+    yield found
+    found.client.drop_database(found.name)
+    found.client.close()
+
+
+@pytest.fixture(scope="module")
+def make_pod(storage, mongod, tmp_path_factory):
+    def make(spec: Any, name: str = "quick") -> Pod:
+        pod = Pod(tmp_path_factory.mktemp("pod"), mongod.uri, storage.name, spec, name)
+        create_record(storage, pod.uid, "team-a", name)
+        return pod
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def record_of(storage):
+    return lambda pod: storage["sessions"].find_one({"_id": pod.uid})

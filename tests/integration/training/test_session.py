@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import signal
-import subprocess
-import sys
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +12,6 @@ import gridfs
 import pytest
 from bson import ObjectId
 
-from trainingsession_trainer.mongodb import connect
-from trainingsession_trainer.records import create_record
 from trainingsession_trainer.yaml12 import load_all
 
 # Small and quick; a head that does not fit the features is tried on it too (1x1 positions at 32 pixels).
@@ -27,70 +21,6 @@ QUICK = {
     "training": {"epochs": 2, "optimizer": {"name": "adam"}},
     "resources": {"gpus": 0},
 }
-
-
-class Pod:
-    """The files that a pod has mounted, and the process in it."""
-
-    def __init__(self, folder: Path, uri: str, database: str, spec: Any, name: str = "quick") -> None:
-        self.folder = folder
-        self.uid = str(uuid.uuid4())
-        self.termination_log = folder / "termination-log"
-        for part in ("session", "mongodb", "work"):
-            (folder / part).mkdir(parents=True)
-        self.termination_log.touch()
-        document = {
-            "apiVersion": "trainingsession.dev/v1alpha1",
-            "kind": "TrainingSession",
-            "metadata": {"namespace": "team-a", "name": name, "uid": self.uid},
-            "spec": spec,
-        }
-        (folder / "session/session.json").write_text(json.dumps(document), "utf-8")
-        (folder / "session/cpu-limit").write_text("2000", "ascii")
-        (folder / "mongodb/uri").write_text(uri + "\n", "utf-8")
-        (folder / "mongodb/database").write_text(database, "utf-8")
-        self.replace()
-
-    def replace(self) -> None:
-        """Become another pod of the same Job."""
-        self.attempt = str(uuid.uuid4())
-        (self.folder / "session/pod-uid").write_text(self.attempt, "ascii")
-
-    def start(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "trainingsession_trainer", "--session", self.folder / "session/session.json"]
-        command += ["--mongodb", self.folder / "mongodb", "--work", self.folder / "work"]
-        command += ["--termination-log", self.termination_log]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def run(self) -> tuple[int, str, str]:
-        """Run to the end; returns exit code, stdout, stderr."""
-        process = self.start()
-        out, err = process.communicate(timeout=600)
-        return process.returncode, out, err
-
-
-@pytest.fixture(scope="module")
-def storage(mongod):
-    """One database for the module, so that sessions find each other's features."""
-    found = connect(mongod.uri, f"sessions_{uuid.uuid4().hex[:12]}")
-    yield found
-    found.client.drop_database(found.name)
-    found.client.close()
-
-
-@pytest.fixture(scope="module")
-def make_pod(storage, mongod, tmp_path_factory):
-    def make(spec: Any, name: str = "quick") -> Pod:
-        pod = Pod(tmp_path_factory.mktemp("pod"), mongod.uri, storage.name, spec, name)
-        create_record(storage, pod.uid, "team-a", name)
-        return pod
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def record_of(storage):
-    return lambda pod: storage["sessions"].find_one({"_id": pod.uid})
 
 
 @pytest.fixture(scope="module")

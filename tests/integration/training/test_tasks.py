@@ -1,0 +1,78 @@
+"""The parts of a session that pods of their own do: extraction on a GPU, the head without one, and helpers."""
+
+from __future__ import annotations
+
+import pytest
+
+QUICK = {
+    "dataset": {"name": "digits", "subset": 0.1},
+    "baseModel": {"name": "MobileNet", "arguments": {"alpha": 0.25}, "weights": "none", "inputSize": [40, 40]},
+    "training": {"epochs": 2, "optimizer": {"name": "adam"}},
+    "resources": {"gpus": 1},
+}
+OPTIONAL = {"TRAININGSESSION_GPUS": "optional"}
+
+
+@pytest.fixture(scope="module")
+def extracted(make_pod):
+    """A session whose first pod has extracted the features."""
+    pod = make_pod(QUICK)
+    return pod, *pod.run("--task", "extract", **OPTIONAL)
+
+
+def test_one_pod_extracts_and_another_without_a_gpu_trains_from_what_is_stored(extracted, record_of):
+    pod, code, out, err = extracted
+    assert code == 0, err
+    record = record_of(pod)
+    assert record["extracted"] is True
+    assert "result" not in record
+    assert record["features"]["computed"] > 0
+    assert "Training the head" not in out
+
+    pod.replace()
+    code, out, err = pod.run("--task", "train")
+    assert code == 0, err
+    assert "Training from stored features on processors, without a GPU" in out
+    assert out.index("Accuracy") < out.index("Building MobileNet")
+    record = record_of(pod)
+    assert record["measured"]["accuracy"] == record["result"]["accuracy"]
+    assert record["features"]["computed"] == 0
+    assert record["features"]["secondsSaved"] >= 0
+
+
+def test_without_a_gpu_features_that_are_not_stored_end_with_exit_code_76(make_pod, record_of):
+    pod = make_pod({**QUICK, "baseModel": {**QUICK["baseModel"], "inputSize": [48, 48]}})
+    code, _, err = pod.run("--task", "train")
+    assert code == 76
+    assert "Not all features are stored" in err
+    assert record_of(pod)["failure"]["exitCode"] == 76
+
+
+def test_a_helper_extracts_and_leaves_the_record_alone(make_pod, record_of, storage):
+    pod = make_pod({**QUICK, "baseModel": {**QUICK["baseModel"], "inputSize": [44, 44]}})
+    before = record_of(pod)
+    code, out, err = pod.run(JOB_COMPLETION_INDEX="1", **OPTIONAL)
+    assert code == 0, err
+    assert "No shard is left to compute; done" in out
+    assert record_of(pod) == before
+    assert storage["feature_uses"].count_documents({"session": pod.uid}) == 0
+
+    pod.replace()
+    code, out, err = pod.run(JOB_COMPLETION_INDEX="0", **OPTIONAL)
+    assert code == 0, err
+    assert record_of(pod)["features"]["computed"] == 0
+
+
+def test_a_gpu_that_is_held_and_cannot_be_used_ends_the_session_at_once(make_pod, record_of):
+    pod = make_pod(QUICK)
+    code, out, err = pod.run()
+    assert code == 76
+    assert "spec.resources.gpus is 1 but this image's TensorFlow is built without CUDA" in err
+    assert "Building" not in out
+    assert record_of(pod)["failure"]["message"] in err
+
+
+def test_a_spec_with_an_unknown_task_is_refused(make_pod):
+    code, _, err = make_pod(QUICK).run("--task", "dance")
+    assert code == 2
+    assert "--task" in err
