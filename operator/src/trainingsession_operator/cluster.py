@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -22,6 +22,7 @@ from .resource import API_VERSION, GROUP, KIND, PLURAL, VERSION, Json, Session
 REQUEST_TIMEOUT = (5, 30)
 """Seconds to connect, and without an answer. The client takes only whole numbers, and waits for ever without them."""
 DEFINITION = f"{PLURAL}.{GROUP}"
+PAGE = 100
 MERGE_PATCH = "application/merge-patch+json"
 
 
@@ -80,6 +81,19 @@ class Cluster:
         """The TrainingSession as it is now."""
         where = (GROUP, VERSION, namespace, PLURAL, name)
         return self._ask(f"read session {namespace}/{name}", self._custom.get_namespaced_custom_object, *where)
+
+    def sessions(self, namespace: str) -> Iterator[Json]:
+        """All sessions of the namespace, page by page; ends with ApiError where the list could not be completed."""
+        where, more = (GROUP, VERSION, namespace, PLURAL), ""
+        while True:
+            options: Json = {"limit": PAGE, **({"_continue": more} if more else {})}
+            page = self._call(
+                f"list sessions of {namespace}", self._custom.list_namespaced_custom_object, *where, **options
+            )
+            yield from page["items"]
+            more = page["metadata"].get("continue")
+            if not more:
+                return
 
     def patch_status(self, session: Session, changes: Mapping[str, Any]) -> str:
         """Merge `changes` into the status; returns the new resourceVersion.

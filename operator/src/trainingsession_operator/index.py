@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from .queue import Key
 
@@ -10,7 +11,9 @@ from .queue import Key
 class SessionIndex:
     """UID → key of the live sessions, filled by the watch. It only wakes; nothing is decided from it."""
 
-    def __init__(self) -> None:
+    def __init__(self, ended: Callable[[], None] = lambda: None) -> None:
+        """`ended` is told when a live session came to its end or was deleted."""
+        self._ended = ended
         self._lock = threading.Lock()
         self._keys: dict[str, Key] = {}
 
@@ -22,7 +25,9 @@ class SessionIndex:
     def remove(self, uid: str) -> None:
         """Forget a session."""
         with self._lock:
-            self._keys.pop(uid, None)
+            known = self._keys.pop(uid, None)
+        if known:
+            self._ended()
 
     def find(self, uid: str) -> Key | None:
         """Key of the session with that UID, or None."""

@@ -18,6 +18,7 @@ from .handlers import subscribe
 from .health import Watchdog, serve_readiness, why_dead
 from .index import SessionIndex
 from .jobs import MANAGED_BY, MANAGED_LABEL
+from .keeper import StorageKeeper
 from .mongodb_server import ServerSecretError, ensure_server_secret
 from .queue import WorkQueue
 from .reconcile import Reconciler
@@ -64,7 +65,8 @@ def run(settings: Settings) -> None:
     uri = mongodb_uri(cluster, settings)
     store = records.Records(records.Server(uri, settings.mongodb_users == "managed"), cluster)
 
-    index, watchdog, stop = SessionIndex(), Watchdog(), threading.Event()
+    keeper = StorageKeeper(settings, cluster, store)
+    index, watchdog, stop = SessionIndex(ended=keeper.wake), Watchdog(), threading.Event()
     reconciler = Reconciler(settings, cluster, store, written=watchdog.wrote, gone=watchdog.forget)
     queue = WorkQueue(reconciler.look, settings.workers)
 
@@ -82,6 +84,7 @@ def run(settings: Settings) -> None:
     followers = [
         threading.Thread(target=store.follow, args=(record_changed, records_lost, stop), name="records", daemon=True),
         threading.Thread(target=readiness.keep_asking, args=(stop,), name="mongodb", daemon=True),
+        threading.Thread(target=keeper.keep, args=(stop,), name="storage", daemon=True),
     ]
     registry = subscribe(queue, index, watchdog, lambda: why_dead(watchdog, queue, followers))
     for thread in followers:
@@ -100,6 +103,7 @@ def run(settings: Settings) -> None:
         )
     finally:
         stop.set()
+        keeper.wake()
         server.shutdown()
         if not queue.stop(STOP_SECONDS):
             log.warning("stopped in the middle of some work; the next operator does it again")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import secrets
 import threading
 import time
@@ -33,6 +34,8 @@ COLLECTION = "sessions"
 RECORD_VERSION = 1
 ENSURE_SECONDS = 600.0
 """How long a namespace's database, user and Secret are believed to be as they were left."""
+NAMESPACE_CUT = 44
+DATABASE_NAME = r"trainings_([a-z0-9-]{1,44})_[0-9a-f]{8}"
 SELECTION_MS = 5_000
 SOCKET_MS = 20_000
 
@@ -42,7 +45,7 @@ T = TypeVar("T")
 
 def database_name(namespace: str, namespace_uid: str) -> str:
     """Name of a namespace's database, at most MongoDB's 63 bytes; a namespace made again gets another."""
-    return f"trainings_{namespace[:44]}_{hashlib.sha256(namespace_uid.encode()).hexdigest()[:8]}"
+    return f"trainings_{namespace[:NAMESPACE_CUT]}_{hashlib.sha256(namespace_uid.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,11 @@ class Records:
     def namespace_database(self, namespace: str, namespace_uid: str) -> Database[Document]:
         """The database itself, for reading artifacts."""
         return self._client[database_name(namespace, namespace_uid)]
+
+    def databases(self) -> list[Database[Document]]:
+        """All databases that bear the name of a namespace's, also of namespaces that are gone."""
+        names = _storage("list the databases", self._client.list_database_names)
+        return [self._client[name] for name in names if re.fullmatch(DATABASE_NAME, name)]
 
     def _namespace_database(self, namespace: str, *, anew: bool = False) -> Database[Document]:
         asked = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -32,6 +33,14 @@ class Settings:
     mongodb_replica_set: str
     mongodb_users: str
     """managed: a user per namespace; shared: every namespace uses the server's own user."""
+    features_quota: int | None
+    """Bytes that a namespace's features may take before the least recently used are evicted; None for no limit."""
+    eviction_grace_seconds: int
+    """A feature set that was opened within this time is never evicted."""
+    orphan_grace_seconds: int
+    """What nothing names is removed when it is older. More than clocks of nodes are wrong and uploads take."""
+    storage_interval_seconds: int
+    """Time between two rounds over what the namespaces store."""
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -53,6 +62,10 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         else _required(environment, "MONGODB_HOSTS", "host:port of MongoDB"),
         mongodb_replica_set=environment.get("MONGODB_REPLICA_SET", "rs0"),
         mongodb_users=_one_of(environment, "MONGODB_USERS", ("managed", "shared")),
+        features_quota=_bytes(environment, "FEATURES_QUOTA_PER_NAMESPACE"),
+        eviction_grace_seconds=60 * _number(environment, "EVICTION_GRACE_MINUTES", 10, 1, 10_080),
+        orphan_grace_seconds=3600 * _number(environment, "ORPHAN_GRACE_HOURS", 24, 3, 8_760),
+        storage_interval_seconds=60 * _number(environment, "STORAGE_INTERVAL_MINUTES", 10, 1, 1_440),
     )
 
 
@@ -81,3 +94,13 @@ def _number(environment: Mapping[str, str], name: str, default: int, least: int,
             f'the environment variable {name} is "{text}"; set it to a whole number from {least} to {most}'
         )
     return int(text)
+
+
+def _bytes(environment: Mapping[str, str], name: str) -> int | None:
+    text = environment.get(name, "")
+    if not text:
+        return None
+    found = re.fullmatch(r"([1-9][0-9]{0,8})(Mi|Gi|Ti)", text, re.ASCII)
+    if found is None:
+        raise StartError(f'the environment variable {name} is "{text}"; set it to a size such as 200Gi, or to nothing')
+    return int(found[1]) << {"Mi": 20, "Gi": 30, "Ti": 40}[found[2]]

@@ -146,6 +146,8 @@ def test_settings_of_the_values_reach_the_operator(render):
                 "watchNamespaces": ["team-a", "team-b"],
                 "operator": {"logLevel": "debug", "workers": 4},
                 "trainer": {"image": {"pullPolicy": "Never"}, "imagePullSecrets": ["one", "two"]},
+                "features": {"quotaPerNamespace": "200Gi", "evictionGraceMinutes": 5},
+                "storage": {"intervalMinutes": 3, "orphanGraceHours": 48},
             }
         )
     )
@@ -154,6 +156,10 @@ def test_settings_of_the_values_reach_the_operator(render):
     assert told["WORKERS"] == "4"
     assert told["TRAINER_IMAGE_PULL_POLICY"] == "Never"
     assert told["TRAINER_IMAGE_PULL_SECRETS"] == "one,two"
+    assert told["FEATURES_QUOTA_PER_NAMESPACE"] == "200Gi"
+    assert told["EVICTION_GRACE_MINUTES"] == "5"
+    assert told["STORAGE_INTERVAL_MINUTES"] == "3"
+    assert told["ORPHAN_GRACE_HOURS"] == "48"
 
 
 @pytest.mark.parametrize("values", [{}, EXTERNAL], ids=["own MongoDB", "external MongoDB"])

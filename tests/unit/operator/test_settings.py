@@ -14,6 +14,13 @@ def test_defaults():
     assert (found.trainer_image_pull_policy, found.workers, found.log_level) == ("IfNotPresent", 16, "info")
     assert (found.namespaces, found.trainer_image_pull_secrets) == ((), ())
     assert (found.mongodb_users, found.mongodb_replica_set) == ("managed", "rs0")
+    assert (found.features_quota, found.eviction_grace_seconds) == (None, 600)
+    assert (found.orphan_grace_seconds, found.storage_interval_seconds) == (24 * 3600, 600)
+
+
+@pytest.mark.parametrize(("text", "size"), [("1Mi", 2**20), ("200Gi", 200 * 2**30), ("3Ti", 3 * 2**40)])
+def test_a_quota_is_a_size(text, size):
+    assert settings(FEATURES_QUOTA_PER_NAMESPACE=text).features_quota == size
 
 
 def test_lists_are_separated_by_commas():
@@ -38,6 +45,18 @@ def test_hosts_are_not_needed_for_a_mongodb_elsewhere():
         ({"WORKERS": "²"}, 'the environment variable WORKERS is "²"; set it to a whole number from 1 to 64'),
         ({"LOG_LEVEL": "loud"},
          'the environment variable LOG_LEVEL is "loud"; set it to one of info, debug, warning, error'),
+        ({"FEATURES_QUOTA_PER_NAMESPACE": "200"},
+         'the environment variable FEATURES_QUOTA_PER_NAMESPACE is "200"; set it to a size such as 200Gi, '
+         "or to nothing"),
+        ({"FEATURES_QUOTA_PER_NAMESPACE": "0Gi"},
+         'the environment variable FEATURES_QUOTA_PER_NAMESPACE is "0Gi"; set it to a size such as 200Gi, '
+         "or to nothing"),
+        ({"EVICTION_GRACE_MINUTES": "0"},
+         'the environment variable EVICTION_GRACE_MINUTES is "0"; set it to a whole number from 1 to 10080'),
+        ({"ORPHAN_GRACE_HOURS": "2"},
+         'the environment variable ORPHAN_GRACE_HOURS is "2"; set it to a whole number from 3 to 8760'),
+        ({"STORAGE_INTERVAL_MINUTES": "0"},
+         'the environment variable STORAGE_INTERVAL_MINUTES is "0"; set it to a whole number from 1 to 1440'),
         ({"MONGODB_USERS": "none"},
          'the environment variable MONGODB_USERS is "none"; set it to one of managed, shared'),
     ],

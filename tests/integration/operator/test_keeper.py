@@ -1,0 +1,228 @@
+"""Rounds over the namespaces' storage with a real API server and a real mongod."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from kubernetes import client
+from pymongo.database import Database
+
+import builders
+from stored import DAY, key_of, set_bytes, store_file, store_set, use_set
+from trainingsession_operator.cluster import Cluster
+from trainingsession_operator.errors import ApiError
+from trainingsession_operator.keeper import StorageKeeper
+from trainingsession_operator.recipe import recipe_digest
+from trainingsession_operator.records import Records, Server
+from trainingsession_operator.resource import GROUP, PLURAL, VERSION, parse_session
+
+Json = dict[str, Any]
+SOON = 30.0
+OLD = timedelta(hours=25)
+
+
+class World:
+    """Namespaces with sessions and features, and the operator that looks after them."""
+
+    def __init__(self, api: client.ApiClient, mongodb: str) -> None:
+        self.custom, self.core = client.CustomObjectsApi(api), client.CoreV1Api(api)
+        self.cluster = Cluster(api)
+        self.records = Records(Server(mongodb, managed_users=False), self.cluster)
+        self.databases: list[Database[Json]] = []
+
+    def keeper(self, cluster: Cluster | None = None, **settings: str) -> StorageKeeper:
+        """A keeper with the smallest quota, 1 MiB; `settings` are environment variables."""
+        given = {"FEATURES_QUOTA_PER_NAMESPACE": "1Mi", **settings}
+        return StorageKeeper(builders.settings(**given), cluster or self.cluster, self.records, after_end_seconds=0.0)
+
+    def create(self, namespace: str, name: str, **spec: Any) -> Json:
+        body = builders.resource(name=name, **spec)
+        body["metadata"] = {"name": name, "namespace": namespace}
+        found: Json = self.custom.create_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, body)
+        return found
+
+    def finish(self, session: Json) -> None:
+        end = {"type": "Finished", "status": "True", "reason": "ResultPublished", "message": "",
+               "lastTransitionTime": "2024-05-06T12:00:00Z"}  # fmt: skip
+        where = (GROUP, VERSION, session["metadata"]["namespace"], PLURAL, session["metadata"]["name"])
+        self.custom.patch_namespaced_custom_object_status(*where, {"status": {"conditions": [end]}})
+
+    def database(self, session: Json) -> Database[Json]:
+        """The namespace's database, made as for the first session in it."""
+        self.records.prepare(parse_session(session))
+        namespace = session["metadata"]["namespace"]
+        self.databases.append(self.records.namespace_database(namespace, str(self.cluster.namespace_uid(namespace))))
+        return self.databases[-1]
+
+
+@pytest.fixture
+def world(api: client.ApiClient, mongod: Any) -> Iterator[World]:
+    made = World(api, mongod.uri)
+    yield made
+    for database in made.databases:
+        database.client.drop_database(database.name)
+    made.records.close()
+
+
+@pytest.fixture
+def other_namespace(api: client.ApiClient) -> str:
+    """Another namespace, whose name is too long for a database's."""
+    name = f"{uuid.uuid4().hex}-{'x' * 30}"
+    client.CoreV1Api(api).create_namespace({"metadata": {"name": name}})
+    return name
+
+
+def sets(database: Database[Json]) -> set[str]:
+    return set(database["feature_sets"].distinct("_id"))
+
+
+def test_a_round_evicts_what_no_live_session_needs_until_the_quota_is_kept(world, namespace, caplog):
+    live = world.create(namespace, "live")
+    world.finish(world.create(namespace, "ended", baseModel={"name": "ResNet50"}))
+    database = world.database(live)
+    ended = {**live["spec"], "baseModel": {**live["spec"]["baseModel"], "name": "ResNet50"}}
+    store_set(database, "of live", used=4 * DAY, recipes=[recipe_digest(live["spec"])])
+    store_set(database, "of ended", used=3 * DAY, recipes=[recipe_digest(ended)])
+    store_set(database, "unknown", used=2 * DAY)
+    store_set(database, "newest", used=timedelta(minutes=11))
+    assert 2 * set_bytes() > 2**20 > set_bytes()
+    with caplog.at_level(logging.INFO):
+        world.keeper().round()
+    assert sets(database) == {key_of("of live")}
+    assert (
+        f"namespace {namespace}: feature set {key_of('of ended')} evicted (above the quota, and unused for 72.0 h)"
+        in (caplog.text)
+    )
+    assert f"2 shards, {set_bytes()} bytes freed" in caplog.text
+
+    store_set(database, "newest", used=timedelta(minutes=11))
+    use_set(database, "newest", timedelta(minutes=1))
+    world.keeper().round()
+    assert sets(database) == {key_of("of live"), key_of("newest")}
+    assert "raise features.quotaPerNamespace if this lasts" in caplog.text
+
+    world.finish(live)
+    world.keeper().round()
+    assert sets(database) == {key_of("newest")}
+
+
+def test_without_a_quota_nothing_is_evicted_but_orphans_and_interrupted_evictions_go(world, namespace):
+    database = world.database(world.create(namespace, "digits"))
+    for name in ("kept", "marked"):
+        store_set(database, name, used=9 * DAY, shards=4)
+    database["feature_sets"].update_one({"_id": key_of("marked")}, {"$set": {"evicting": "by one who died"}})
+    store_file(database, "checkpoints", 1000, OLD)
+    world.keeper(FEATURES_QUOTA_PER_NAMESPACE="").round()
+    assert sets(database) == {key_of("kept")}
+    assert database["features.files"].count_documents({}) == 5
+    assert database["checkpoints.files"].count_documents({}) == 0
+
+
+def test_the_graces_are_those_of_the_settings(world, namespace):
+    database = world.database(world.create(namespace, "digits"))
+    store_set(database, "old", used=timedelta(minutes=90), shards=4)
+    file_id = store_file(database, "artifacts", 1000, OLD)
+    world.keeper(EVICTION_GRACE_MINUTES="120", ORPHAN_GRACE_HOURS="26").round()
+    assert sets(database) == {key_of("old")}
+    assert database["artifacts.files"].distinct("_id") == [file_id]
+    world.keeper(EVICTION_GRACE_MINUTES="80", ORPHAN_GRACE_HOURS="24").round()
+    assert sets(database) == set()
+    assert database["artifacts.files"].distinct("_id") == []
+
+
+class HalfList(Cluster):
+    """An API server that fails after the first page of sessions."""
+
+    def sessions(self, namespace: str) -> Iterator[Json]:
+        yield from list(super().sessions(namespace))[:1]
+        raise ApiError("cannot list sessions: The provided continue parameter is too old", 410)
+
+
+def test_nothing_is_evicted_where_the_list_of_sessions_is_not_complete(world, api, namespace, caplog):
+    session = world.create(namespace, "digits")
+    world.finish(session)
+    database = world.database(session)
+    store_set(database, "old", used=DAY, shards=4)
+    world.keeper(HalfList(api)).round()
+    assert sets(database) == {key_of("old")}
+    assert "The provided continue parameter is too old; the next round tries again" in caplog.text
+    world.keeper().round()
+    assert sets(database) == set()
+
+
+def test_all_pages_of_sessions_are_read(world, namespace):
+    names = {f"digits-{index}" for index in range(103)}
+    for name in names:
+        world.create(namespace, name)
+    assert {found["metadata"]["name"] for found in world.cluster.sessions(namespace)} == names
+
+
+def test_what_fails_in_one_namespace_stops_no_other(world, namespace, other_namespace, caplog):
+    databases = [world.database(world.create(name, "digits")) for name in (namespace, other_namespace)]
+    for database in databases:
+        store_set(database, "old", used=DAY, shards=4)
+    # A view cannot be written to.
+    bad, good = sorted(databases, key=lambda database: database.name)
+    bad["feature_shards"].drop()
+    bad.create_collection("feature_shards", viewOn="feature_sets")
+    world.keeper().round()
+    assert f"storage of database {bad.name}: MongoDB could not" in caplog.text
+    assert sets(bad) == {key_of("old")}
+    assert sets(good) == set()
+
+
+def test_only_databases_of_watched_namespaces_that_are_there_are_looked_at(world, namespace, other_namespace):
+    watched, other = (world.database(world.create(name, "digits")) for name in (namespace, other_namespace))
+    client = watched.client
+    before = client[f"trainings_{namespace}_01234567"]  # of an earlier namespace of that name
+    gone = client["trainings_gone_01234567"]
+    foreign = client[f"other_{namespace}"]
+    world.databases += [before, gone, foreign]
+    looked_at = (watched, other, before, gone, foreign)
+    for database in looked_at:
+        store_set(database, "old", used=DAY, shards=4)
+    world.keeper(WATCH_NAMESPACES=namespace).round()
+    assert [sets(database) for database in looked_at] == [set(), *[{key_of("old")}] * 4]
+    world.keeper().round()
+    assert [sets(database) for database in looked_at] == [set(), set(), *[{key_of("old")}] * 3]
+
+
+class Rounds(StorageKeeper):
+    """Tells of every round instead of doing it."""
+
+    told: Callable[[], None]
+
+    def round(self, pace: Callable[[], bool] = lambda: True) -> None:
+        assert pace()
+        self.told()
+
+
+def test_the_end_of_a_session_brings_a_round_and_a_stop_the_end(world):
+    done, stop = threading.Semaphore(0), threading.Event()
+    keeper = Rounds(builders.settings(STORAGE_INTERVAL_MINUTES="1440"), world.cluster, world.records, 0.0)
+    keeper.told = done.release
+    thread = threading.Thread(target=keeper.keep, args=(stop,))
+    thread.start()
+    try:
+        for _ in range(2):
+            keeper.wake()
+            assert done.acquire(timeout=SOON)
+    finally:
+        stop.set()
+        keeper.wake()
+        thread.join(SOON)
+    assert not thread.is_alive()
+    assert not done.acquire(blocking=False)
+
+
+def test_an_unreachable_mongodb_is_a_line_in_the_log(api, caplog):
+    records = Records(Server("mongodb://127.0.0.1:1/?replicaSet=rs0", managed_users=False), Cluster(api))
+    StorageKeeper(builders.settings(), Cluster(api), records).round()
+    records.close()
+    assert "storage of all namespaces: MongoDB could not list the databases: " in caplog.text
