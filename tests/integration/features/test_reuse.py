@@ -176,7 +176,7 @@ def test_sets_are_held_while_an_attempt_runs(case):
 def test_a_use_is_renewed_while_its_holder_runs(case, monkeypatch):
     monkeypatch.setattr(feature_catalog, "RENEWAL_SECONDS", 0.01)
     with feature_catalog.Use(case.database, "uid", "attempt") as use:
-        use.hold(["key"])
+        use.hold("key")
         case.database.feature_uses.delete_many({})
         with case.database.feature_uses.watch(max_await_time_ms=100) as changes:
             for change in changes:

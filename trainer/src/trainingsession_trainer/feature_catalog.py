@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -62,10 +62,57 @@ class StoredSet:
     description: Mapping[str, Any]
 
 
+class Use:
+    """Holds sets as needed by an attempt for as long as it runs; a thread renews, and a dead process's use passes."""
+
+    def __init__(self, database: Database[Document], session: str, attempt: str) -> None:
+        self._uses = database["feature_uses"]
+        self._session = session
+        self._attempt = attempt
+        self._keys: set[str] = set()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="uses", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        with contextlib.suppress(PyMongoError):
+            self._uses.delete_many({"_id": {"$in": [self._id(key) for key in self._keys]}})
+
+    def hold(self, key: str) -> None:
+        """Hold a set from now on; raises StorageError."""
+        # MongoDB removes what has passed.
+        patiently(lambda: self._uses.create_index("until", expireAfterSeconds=0), "hold the features")
+        patiently(lambda: self._write(key), "hold the features")
+        self._keys = self._keys | {key}
+
+    def _renew(self) -> None:
+        while not self._over.wait(RENEWAL_SECONDS):
+            for key in self._keys:
+                # Missed ones are made up for by the next: a use lasts for ten of them.
+                with contextlib.suppress(PyMongoError):
+                    self._write(key)
+
+    def _write(self, key: str) -> None:
+        until = {"$add": ["$$NOW", 1000 * USE_SECONDS]}
+        values = {"set": {"$literal": key}, "session": {"$literal": self._session}, "until": until}
+        self._uses.update_one({"_id": self._id(key)}, [{"$set": values}], upsert=True)
+
+    def _id(self, key: str) -> str:
+        return f"{self._attempt}/{key}"
+
+
 class FeatureCatalog:
     """The feature sets of one database. Every method raises StorageError and Stopped."""
 
-    def __init__(self, database: Database[Document], stop: Callable[[], bool]) -> None:
+    def __init__(self, database: Database[Document], use: Use, stop: Callable[[], bool]) -> None:
+        self._use = use
         self._sets = database["feature_sets"]
         self._shards = database["feature_shards"]
         self._bucket = GridFSBucket(database, BUCKET)
@@ -118,7 +165,11 @@ class FeatureCatalog:
         return StoredSet(found, manifest, known["description"])
 
     def _touch(self, key: str, recipe: str | None) -> Document | None:
-        """Mark a set as used and give its document; None where there is none, any more or yet."""
+        """Hold a set, mark it as used and give its document; None where there is none, any more or yet.
+
+        In this order: whoever removes sets looks at their uses after their last use, and misses neither.
+        """
+        self._use.hold(key)
         recipes = {"$setUnion": [{"$ifNull": ["$recipes", []]}, [recipe] if recipe else []]}
         used = [{"$set": {"lastUsedAt": "$$NOW", "recipes": recipes}}]
         there = {"_id": key, "evicting": None}
@@ -179,9 +230,9 @@ class FeatureCatalog:
         )
         if going is None:
             return
-        shards = self._do(lambda: list(self._shards.find({"set": key}, {"file": 1, "token": 1})), "remove features")
+        shards = self._do(lambda: list(self._shards.find({"set": key})), "remove features")
         for shard in shards:
-            seen = {"_id": shard["_id"], "file": shard.get("file"), "token": shard.get("token")}
+            seen = {"_id": shard["_id"], **{name: shard.get(name) for name in ("file", "token", "leaseUntil")}}
             self._do(lambda seen=seen: self._shards.delete_one(seen), "remove features")  # type: ignore[misc]
             if shard.get("file"):
                 self._delete(shard["file"])
@@ -196,50 +247,3 @@ class FeatureCatalog:
 
     def _do(self, operation: Callable[[], T], what: str) -> T:
         return patiently(operation, what, stop=self._stop)
-
-
-class Use:
-    """Holds sets as needed by an attempt for as long as it runs; a thread renews, and a dead process's use passes."""
-
-    def __init__(self, database: Database[Document], session: str, attempt: str) -> None:
-        self._uses = database["feature_uses"]
-        self._session = session
-        self._attempt = attempt
-        self._keys: set[str] = set()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="uses", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-        with contextlib.suppress(PyMongoError):
-            self._uses.delete_many({"_id": {"$in": [self._id(key) for key in self._keys]}})
-
-    def hold(self, keys: Sequence[str]) -> None:
-        """Hold these sets from now on; raises StorageError. A set just opened is safe for longer than this takes."""
-        # MongoDB removes what has passed.
-        patiently(lambda: self._uses.create_index("until", expireAfterSeconds=0), "hold the features")
-        for key in keys:
-            patiently(lambda key=key: self._write(key), "hold the features")  # type: ignore[misc]
-            self._keys = self._keys | {key}
-
-    def _renew(self) -> None:
-        while not self._over.wait(RENEWAL_SECONDS):
-            for key in self._keys:
-                # Missed ones are made up for by the next: a use lasts for ten of them.
-                with contextlib.suppress(PyMongoError):
-                    self._write(key)
-
-    def _write(self, key: str) -> None:
-        until = {"$add": ["$$NOW", 1000 * USE_SECONDS]}
-        values = {"set": {"$literal": key}, "session": {"$literal": self._session}, "until": until}
-        self._uses.update_one({"_id": self._id(key)}, [{"$set": values}], upsert=True)
-
-    def _id(self, key: str) -> str:
-        return f"{self._attempt}/{key}"

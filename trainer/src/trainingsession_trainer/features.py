@@ -95,12 +95,11 @@ class SessionFeatures:
     ) -> None:
         self._session = session
         self._spec = session.spec
-        self._use = use
         self._work = work
         self._reporter = reporter
         self._stop = stop
         self._store = FeatureStore(database, stop)
-        self._catalog = FeatureCatalog(database, stop)
+        self._catalog = FeatureCatalog(database, use, stop)
         self._weights = KeptWeights(database, stop)
         self._ours: dict[tuple[str, int], int] = {}  # images by split and shard that were computed here
 
@@ -212,7 +211,6 @@ class SessionFeatures:
         stored = self._catalog.find(recipe, split)
         if stored is None or not _would_be_the_same(stored):
             return None
-        self._use.hold([stored.found.key])
         part = Part(stored.found, stored.manifest.labels[: prefix(stored.found.images, subset)])
         there = len(self._store.finished(stored.found, part.shards))
         return (part, stored.manifest) if there == part.shards else None
@@ -241,9 +239,7 @@ class SessionFeatures:
         shape = base.feature_shape
         wanted = FeatureSet(key_of(description), split.name, len(split), images_per_shard(shape), shape)
         manifest = Manifest(split.labels, split.digests, dataset.class_names, base.image_shape)
-        found = self._catalog.open(wanted, description, manifest, self._session.recipe, base.weights_file)
-        self._use.hold([found.key])
-        return found
+        return self._catalog.open(wanted, description, manifest, self._session.recipe, base.weights_file)
 
 
 def _would_be_the_same(stored: StoredSet) -> bool:
