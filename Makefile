@@ -94,3 +94,7 @@ try: sync ## The same session without a cluster, in three minutes
 .PHONY: bench
 bench: sync ## Figures of this machine: CR to Job, features beside the bare model
 	@$(BIN)/python benchmarks/run.py
+
+.PHONY: bench-trainer
+bench-trainer: sync ## Figures of the trainer beside their peers, written to docs/benchmarks.md
+	@$(BIN)/python benchmarks/trainer.py
