@@ -115,8 +115,8 @@ def ended(code: int, uid: str = "pod-1", message: str = "", reason: str = "Error
 
 def worker(index: int, pod: Json) -> Json:
     """The pod of one of several workers."""
-    labels = {**pod["metadata"]["labels"], "batch.kubernetes.io/job-completion-index": str(index)}
-    return {**pod, "metadata": {**pod["metadata"], "labels": labels}}
+    annotations = {"batch.kubernetes.io/job-completion-index": str(index)}
+    return {**pod, "metadata": {**pod["metadata"], "annotations": annotations}}
 
 
 def terminating(pod: Json, node: str) -> Json:

@@ -12,7 +12,7 @@ from .jobs import CONTAINER
 from .resource import Json
 
 OUT_OF_MEMORY = "OOMKilled"
-INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
+INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Ended:
 
 def first_workers(pods: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Leave out the pods that only help: the session's state is that of its first worker."""
-    return [pod for pod in pods if (pod["metadata"].get("labels") or {}).get(INDEX_LABEL, "0") == "0"]
+    return [pod for pod in pods if (pod["metadata"].get("annotations") or {}).get(INDEX_ANNOTATION, "0") == "0"]
 
 
 def container_state(pod: Mapping[str, Any]) -> Json:
