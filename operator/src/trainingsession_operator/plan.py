@@ -123,8 +123,11 @@ def step_of(session: Session, job: Mapping[str, Any]) -> Step:
     """Give the step of a Job that the session owns: what it does stands in its own command."""
     name = job["metadata"]["name"]
     (container, *_) = job["spec"]["template"]["spec"]["containers"]
-    arguments = container.get("args") or []
-    task = arguments[1] if arguments[:1] == ["--task"] and arguments[1] in TASKS else "all"
+    match container.get("args"):
+        case ["--task", str(task)] if task in TASKS:
+            pass
+        case _:
+            task = "all"
     suffix = next(suffix for suffix in ORDER if name == job_name(session.name, session.uid) + suffix)
     return Step(suffix, task)
 

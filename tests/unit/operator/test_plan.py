@@ -110,6 +110,13 @@ def test_a_status_that_names_no_job_of_this_session_is_no_choice(placement, gpus
     assert plan.chosen(session({"placement": placement}, resources={"gpus": gpus})) is None
 
 
+@pytest.mark.parametrize("arguments", [None, [], ["--task"], ["--task", "dance"], ["train"], ["--task", "train", "-v"]])
+def test_a_job_whose_command_is_none_of_ours_does_everything(arguments):
+    pod = {"containers": [{"name": "trainer", **({"args": arguments} if arguments is not None else {})}]}
+    given = {"metadata": {"name": f"{JOB}-g"}, "spec": {"template": {"spec": pod}}}
+    assert plan.step_of(session(), given) == AGAIN
+
+
 def test_a_subset_is_counted_in_decimals_and_is_never_empty():
     # In binary, 100 times 0.07 is a little more than 7.
     assert plan.needed(100, Decimal("0.07")) == 7

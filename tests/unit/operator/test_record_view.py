@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import yaml
 from bson import ObjectId
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders import JOB, NOW, UID, job, record, result, running, session
@@ -92,6 +92,7 @@ def _closed(schema: Any) -> Any:
     return closed
 
 
+@settings(deadline=None)  # the first example reads the definition
 @given(HOSTILE)
 def test_no_record_makes_a_status_that_the_definition_refuses(hostile):
     for observed in (
