@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 import builders
-from trainingsession_operator import jobs, resource, status
+from trainingsession_operator import jobs, plan, resource, status
 
 Json = dict[str, Any]
 
@@ -90,6 +91,9 @@ def test_a_session_without_its_optional_parts_is_read_with_the_definitions_defau
     assert defaults("resources") == {
         "gpus": read.resources.gpus,
         "gpuResourceName": read.resources.gpu_resource_name,
+        "gpuWhenCached": read.resources.gpu_when_cached,
+        "gpuForHead": read.resources.gpu_for_head,
+        "workers": read.resources.workers,
         "cpu": read.resources.cpu,
         "memory": read.resources.memory,
     }
@@ -110,6 +114,21 @@ def test_reasons_and_conditions_are_ones_that_the_definition_accepts(schema):
     assert all(re.fullmatch(condition["type"]["pattern"], kind) for kind in status.CONDITIONS)
     assert condition["message"]["maxLength"] == status.MESSAGE_LENGTH
     assert len(reasons) == len(set(reasons))
+
+
+def test_where_a_session_runs_is_told_in_words_that_the_definition_accepts(schema):
+    below = schema["status"]["properties"]["placement"]["properties"]
+    policies = {"gpuWhenCached": ("never", "always"), "gpuForHead": ("always", "never")}
+    for gpus, cached, head in itertools.product((0, 1), *policies.values()):
+        resources = {"gpus": gpus, "gpuWhenCached": cached, "gpuForHead": head, "workers": 2}
+        for step in (plan.STORED, plan.EXTRACT, plan.WHOLE, plan.HEAD, plan.AGAIN):
+            told = plan.placement(builders.session(resources=resources), step)
+            assert set(told) == set(below)
+            assert told["device"] in below["device"]["enum"]
+            assert told["task"] in below["task"]["enum"]
+            assert len(told["reason"]) <= below["reason"]["maxLength"]
+    assert tuple(below["task"]["enum"]) == plan.TASKS
+    assert schema["spec"]["properties"]["resources"]["properties"]["workers"]["maximum"] == 64, "room in a pod's name"
 
 
 def test_the_columns_show_fields_that_are_there(definition, schema):

@@ -196,6 +196,16 @@ def test_a_job_of_somebody_else_is_not_adopted(account):
     assert "only Jobs that a TrainingSession owns" in done.stderr
 
 
+def test_a_job_of_somebody_else_is_not_deleted(account):
+    foreign = job(lambda pod: pod.update(volumes=[]))
+    foreign["metadata"] = {"name": "kept"}
+    foreign["spec"]["suspend"] = True
+    account.cluster.kubectl("create", "-n", account.namespace, "-f", "-", stdin=json.dumps(foreign))
+    done = account.kubectl("delete", "job/kept", "--wait=false")
+    assert done.code != 0
+    assert "only Jobs that a TrainingSession owns" in done.stderr
+
+
 def test_others_are_not_touched_by_the_policies(account):
     done = account.cluster.run(
         "kubectl", "-n", account.namespace, "create", "--dry-run=server", "-f", "-", stdin=json.dumps(secret("other"))

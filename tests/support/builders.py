@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from trainingsession_operator.jobs import CONTAINER, UID_LABEL, job_name
+from trainingsession_operator.jobs import CONTAINER, UID_LABEL
+from trainingsession_operator.plan import job_name
 from trainingsession_operator.resource import API_VERSION, KIND, Session, parse_session
 from trainingsession_operator.settings import Settings, read_settings
 
@@ -26,7 +27,10 @@ SPEC: Json = {
         "loss": {"name": "categorical_crossentropy"}, "optimizer": {"name": "rmsprop"},
         "batchSize": 32, "epochs": 20, "restoreBest": True, "seed": 0,
     },
-    "resources": {"gpus": 1, "gpuResourceName": "nvidia.com/gpu", "cpu": "2", "memory": "4Gi"},
+    "resources": {
+        "gpus": 1, "gpuResourceName": "nvidia.com/gpu", "gpuWhenCached": "never", "gpuForHead": "always", "workers": 1,
+        "cpu": "2", "memory": "4Gi",
+    },
     "runPolicy": {"backoffLimit": 2},
 }  # fmt: skip
 
@@ -59,9 +63,17 @@ def session(
     return parse_session(resource(status, name=name, uid=uid, **spec))
 
 
-def job(*conditions: tuple[str, str, str], deadline: int | None = None, deleted: bool = False, **counts: int) -> Json:
-    """The session's Job; conditions as (type, reason, message), counts as active=1."""
-    status: Json = {"startTime": EARLIER, **counts}
+def job(
+    *conditions: tuple[str, str, str],
+    deadline: int | None = None,
+    deleted: bool = False,
+    name: str = JOB,
+    started: str = EARLIER,
+    annotations: Mapping[str, str] | None = None,
+    **status_fields: Any,
+) -> Json:
+    """One of the session's Jobs; conditions as (type, reason, message), fields of the status as active=1."""
+    status: Json = {"startTime": started, **status_fields}
     if conditions:
         status["conditions"] = [
             {"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": ENDED}
@@ -71,9 +83,10 @@ def job(*conditions: tuple[str, str, str], deadline: int | None = None, deleted:
             status["completionTime"] = ENDED
     return {
         "metadata": {
-            "name": JOB,
+            "name": name,
             "namespace": NAMESPACE,
             "uid": "job-uid",
+            **({"annotations": dict(annotations)} if annotations else {}),
             "ownerReferences": [{"uid": UID, "kind": KIND}],
             **({"deletionTimestamp": ENDED} if deleted else {}),
         },
@@ -98,6 +111,12 @@ def running(uid: str = "pod-1", since: str = STARTED) -> Json:
 def ended(code: int, uid: str = "pod-1", message: str = "", reason: str = "Error") -> Json:
     terminated = {"exitCode": code, "reason": reason, "message": message, "startedAt": STARTED, "finishedAt": ENDED}
     return pod(uid, "Failed" if code else "Succeeded", {"terminated": terminated})
+
+
+def worker(index: int, pod: Json) -> Json:
+    """The pod of one of several workers."""
+    annotations = {"batch.kubernetes.io/job-completion-index": str(index)}
+    return {**pod, "metadata": {**pod["metadata"], "annotations": annotations}}
 
 
 def terminating(pod: Json, node: str) -> Json:

@@ -1,10 +1,12 @@
 """A real API server with etcd on loopback: stores, validates and admits as in a cluster, but no controller runs.
 
-So no Job makes a pod, nothing is collected by owner references, and no namespace ever ends; a test does that itself.
+So no Job makes a pod, nothing is collected by owner references, and no namespace ever ends; a test does that itself,
+or starts the controllers that it names. There is no kubelet and no scheduler in any case.
 """
 
 from __future__ import annotations
 
+import json
 import secrets
 import subprocess
 import time
@@ -29,7 +31,8 @@ class RealApiServer:
     @staticmethod
     def missing(tools: Path) -> str:
         """Name what is not there; empty when the server can be started."""
-        return ", ".join(name for name in ("etcd", "kube-apiserver") if not (tools / name).is_file())
+        programs = ("etcd", "kube-apiserver", "kube-controller-manager")
+        return ", ".join(name for name in programs if not (tools / name).is_file())
 
     def start(self) -> None:
         """Start both and return when the server is ready."""
@@ -50,6 +53,23 @@ class RealApiServer:
             f"--service-account-signing-key-file={key}", f"--service-account-key-file={key}",
         )  # fmt: skip
         self._wait()
+
+    def start_controllers(self, *names: str) -> None:
+        """Start these controllers of Kubernetes."""
+        cluster = {"server": f"https://127.0.0.1:{self.port}",
+                   "certificate-authority": str(self.folder / "certificates" / "apiserver.crt")}  # fmt: skip
+        config = {
+            "apiVersion": "v1", "kind": "Config", "current-context": "it",
+            "clusters": [{"name": "it", "cluster": cluster}],
+            "users": [{"name": "it", "user": {"token": self.token}}],
+            "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+        }  # fmt: skip
+        kubeconfig = self.folder / "kubeconfig"
+        kubeconfig.write_text(json.dumps(config))
+        self._run(
+            "kube-controller-manager", f"--kubeconfig={kubeconfig}", f"--controllers={','.join(names)}",
+            "--leader-elect=false", "--secure-port=0",
+        )  # fmt: skip
 
     def client(self) -> client.ApiClient:
         """A client that may do everything."""

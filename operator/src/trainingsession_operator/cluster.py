@@ -127,6 +127,24 @@ class Cluster:
                 raise ApiError(str(error), error.status, error.reason) from error
             raise
 
+    def delete_job(self, namespace: str, name: str, uid: str) -> None:
+        """Delete this very Job, after its pods; ConflictError where one of that name was made anew.
+
+        Without the propagation the API server would leave the pods, and a GPU would go on running.
+        """
+        body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
+        what = f"delete Job {namespace}/{name}"
+        try:
+            self._call(what, self._batch.delete_namespaced_job, name, namespace, body=body)
+        except ApiError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+
+    def end_job(self, namespace: str, name: str) -> None:
+        """Let a Job of several workers fail as soon as one of them has."""
+        body = {"spec": {"maxFailedIndexes": 0}}
+        self._call(f"end Job {namespace}/{name}", self._batch.patch_namespaced_job, name, namespace, body)
+
     def set_job_deadline(self, namespace: str, name: str, seconds: int) -> None:
         """Let the Job end `seconds` after its own start."""
         what, body = f"set the deadline of Job {namespace}/{name}", {"spec": {"activeDeadlineSeconds": seconds}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,8 @@ from . import pods as pods_say
 from .resource import Session
 from .status import Reason, State
 
+OFTEN = ("BackoffLimitExceeded", "FailedIndexes", "MaxFailedIndexesExceeded")
+"""Kubernetes' reasons for too many failed attempts, the last two of one of several workers."""
 EXIT_REASONS = {64: Reason.BAD_SPEC, 65: Reason.BAD_DATA, 76: Reason.ACCELERATOR_MISSING}
 
 
@@ -21,6 +24,36 @@ def says(job: Mapping[str, Any], kind: str) -> bool:
 def has_ended(job: Mapping[str, Any]) -> bool:
     """Whether the Job is at either end."""
     return says(job, "Complete") or says(job, "Failed")
+
+
+def did_its_work(job: Mapping[str, Any]) -> bool:
+    """Whether the Job has ended and its first worker with exit code 0.
+
+    Kubernetes 1.34 looks at failed indexes before it looks at the success policy: where a helper has failed for good
+    and all others are done, the Job is Failed.
+    """
+    return says(job, "Complete") or (says(job, "Failed") and _names_first(job, "completedIndexes"))
+
+
+def first_has_failed(job: Mapping[str, Any]) -> bool:
+    """Whether the first of several workers has failed for good, which ends nothing by itself."""
+    return _names_first(job, "failedIndexes")
+
+
+def exit_code(job: Mapping[str, Any], ended: pods_say.Ended | None) -> int | None:
+    """Give the exit code of a failed Job's last attempt; where no pod is left, the Job's own words have it."""
+    if not says(job, "Failed"):
+        return None
+    if ended is not None:
+        return ended.exit_code
+    messages = (str(c.get("message")) for c in job["status"]["conditions"] if c.get("reason") == "PodFailurePolicy")
+    found = next((match for text in messages if (match := re.search(r"failed with exit code (\d+) ", text))), None)
+    return int(found[1]) if found else None
+
+
+def _names_first(job: Mapping[str, Any], field: str) -> bool:
+    """Whether the list of indexes, such as "0,2-4", has the first; it is sorted."""
+    return re.match(r"0(?:[,-]|$)", job.get("status", {}).get(field) or "") is not None
 
 
 def end_time(job: Mapping[str, Any] | None) -> str | None:
@@ -39,6 +72,8 @@ def why_failed(session: Session, job: Mapping[str, Any], ended: pods_say.Ended |
         seconds = session.run_policy.active_deadline_seconds
         text = f"The session ran longer than runPolicy.activeDeadlineSeconds, {seconds} s; raise it in a new session."
         return State("True", Reason.DEADLINE_EXCEEDED, text)
+    if ended and ended.reason:
+        return State("True", ended.reason, f"{ended.message} ({ended.how})")
     if ended and ended.exit_code in EXIT_REASONS:
         return State("True", EXIT_REASONS[ended.exit_code], f"{ended.message} ({ended.how})".strip())
     if ended and ended.out_of_memory:
@@ -47,7 +82,7 @@ def why_failed(session: Session, job: Mapping[str, Any], ended: pods_say.Ended |
             "raise it, or lower training.batchSize or dataset.subset, in a new session."
         )
         return State("True", Reason.OUT_OF_MEMORY, text)
-    if condition.get("reason") == "BackoffLimitExceeded":
+    if condition.get("reason") in OFTEN and (ended or condition["reason"] == "BackoffLimitExceeded"):
         limit = session.run_policy.backoff_limit
         text = f"More attempts failed than runPolicy.backoffLimit, {limit}, allows.{last or f' {words}'}"
         return State("True", Reason.BACKOFF_LIMIT_EXCEEDED, text)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 
+from . import plan
 from .errors import SessionError
 from .resource import API_VERSION, KIND, Json, Session
 from .settings import Settings
@@ -15,6 +15,7 @@ UID_LABEL = "trainingsession.dev/session-uid"
 NAME_LABEL = "trainingsession.dev/session"
 SESSION_ANNOTATION = "trainingsession.dev/session"
 TENANT_SECRET = "trainingsession-mongodb"  # noqa: S105 - a name, not a secret
+ATTEMPTS_ANNOTATION = "trainingsession.dev/attempts-before"
 CONTAINER = "trainer"
 
 SESSION_FOLDER = "/etc/trainingsession/session"
@@ -23,8 +24,6 @@ DATASET_FOLDER = "/mnt/dataset"
 WEIGHTS_FOLDER = "/mnt/weights"
 WORK_FOLDER = "/tmp"  # noqa: S108 - an emptyDir of the pod's own
 
-NAME_LENGTH = 52
-"""Room for the pod's suffix within the 63 characters of a label."""
 SESSION_BYTES = 100 * 1024
 """Annotations of an object may have 256 KiB in all, and a Job keeps them twice."""
 
@@ -33,18 +32,9 @@ PATIENT_EXIT_CODES = (69, 75)
 GRACE_SECONDS = 60
 
 
-def job_name(name: str, uid: str) -> str:
-    """Name of a session's Job: legal, unique by the UID, the same on every call."""
-    return f"{_cut(name, NAME_LENGTH - 9)}-{uid[:8]}"
-
-
 def session_label(name: str) -> str:
     """Label value for `kubectl logs -l`: the session's name where it is a legal value, else the beginning of it."""
-    return name if len(name) <= 63 else _cut(name, 63)
-
-
-def _cut(name: str, length: int) -> str:
-    return re.sub(r"[^a-z0-9-]", "-", name)[:length].strip("-")
+    return name if len(name) <= 63 else plan.cut(name, 63)
 
 
 def session_json(session: Session) -> str:
@@ -69,21 +59,25 @@ def session_json(session: Session) -> str:
     return text
 
 
-def build_job(session: Session, settings: Settings) -> Json:
-    """Build the Job that runs the session; raises SessionError."""
+def build_job(session: Session, settings: Settings, step: plan.Step = plan.WHOLE) -> Json:
+    """Build the Job of a session's step; raises SessionError."""
     labels = {
         MANAGED_LABEL: MANAGED_BY,
         "app.kubernetes.io/name": "trainingsession-trainer",
         UID_LABEL: session.uid,
         NAME_LABEL: session_label(session.name),
     }
+    # A Job that is made again or follows another one goes on counting where that one stopped.
+    attempts = session.status.get("attempts") or 0
+    annotations = {"annotations": {ATTEMPTS_ANNOTATION: str(attempts)}} if attempts else {}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": job_name(session.name, session.uid),
+            "name": plan.step_name(session, step),
             "namespace": session.namespace,
             "labels": labels,
+            **annotations,
             "ownerReferences": [
                 {
                     "apiVersion": API_VERSION,
@@ -97,26 +91,40 @@ def build_job(session: Session, settings: Settings) -> Json:
             ],
         },
         "spec": {
-            "backoffLimit": session.run_policy.backoff_limit,
-            "completions": 1,
-            "parallelism": 1,
+            **_pods_of(session, plan.workers(session, step)),
             # Only when a pod has ended is the next one made: never two pods on one GPU.
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {"rules": _failure_rules()},
             # No activeDeadlineSeconds here: it would also run while the Job waits for a node.
             "template": {
                 "metadata": {"labels": labels, "annotations": {SESSION_ANNOTATION: session_json(session)}},
-                "spec": _pod_spec(session, settings),
+                "spec": _pod_spec(session, settings, step),
             },
         },
     }
 
 
-def _failure_rules() -> list[Json]:
+def _pods_of(session: Session, workers: int) -> Json:
+    """Give how many pods there are, and what their ends mean for the Job."""
+    limit = session.run_policy.backoff_limit
+    if workers == 1:
+        rules = _failure_rules("FailJob")
+        return {"backoffLimit": limit, "completions": 1, "parallelism": 1, "podFailurePolicy": {"rules": rules}}
+    return {
+        "completionMode": "Indexed",
+        "completions": workers,
+        "parallelism": workers,
+        # The first worker trains; when it is done, the session is. One of the others may fail without ending the rest.
+        "successPolicy": {"rules": [{"succeededIndexes": "0"}]},
+        "backoffLimitPerIndex": limit,
+        "podFailurePolicy": {"rules": _failure_rules("FailIndex")},
+    }
+
+
+def _failure_rules(fatal: str) -> list[Json]:
     """Give the rules in order: the first that matches decides; what none matches counts against backoffLimit."""
     return [
         {
-            "action": "FailJob",
+            "action": fatal,
             "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": list(FATAL_EXIT_CODES)},
         },
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
@@ -127,7 +135,7 @@ def _failure_rules() -> list[Json]:
     ]
 
 
-def _pod_spec(session: Session, settings: Settings) -> Json:
+def _pod_spec(session: Session, settings: Settings, step: plan.Step) -> Json:
     spec: Json = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -140,7 +148,7 @@ def _pod_spec(session: Session, settings: Settings) -> Json:
             "fsGroup": 65532,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(session, settings)],
+        "containers": [_container(session, settings, step)],
         "volumes": _volumes(session),
     }
     if settings.trainer_image_pull_secrets:
@@ -154,9 +162,19 @@ def _pod_spec(session: Session, settings: Settings) -> Json:
     return spec
 
 
-def _container(session: Session, settings: Settings) -> Json:
+def _container(session: Session, settings: Settings, step: plan.Step) -> Json:
     amounts = {"cpu": session.resources.cpu, "memory": session.resources.memory}
-    if session.resources.gpus:
+    environment = {
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "HOME": WORK_FOLDER,
+        "KERAS_HOME": f"{WORK_FOLDER}/keras",
+        "TRAININGSESSION_IMAGE": settings.trainer_image,
+    }
+    if plan.device(session, step) == "CPU":
+        # A GPU image shows every GPU of the node to a pod that asks for none, and other people's work is on them.
+        environment |= {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}
+    else:
         amounts[session.resources.gpu_resource_name] = str(session.resources.gpus)
     mounts = [
         {"name": "session", "mountPath": SESSION_FOLDER, "readOnly": True},
@@ -172,13 +190,8 @@ def _container(session: Session, settings: Settings) -> Json:
         "image": settings.trainer_image,
         "imagePullPolicy": settings.trainer_image_pull_policy,
         "command": ["python", "-m", "trainingsession_trainer"],
-        "env": [
-            {"name": "TF_FORCE_GPU_ALLOW_GROWTH", "value": "true"},
-            {"name": "TF_CPP_MIN_LOG_LEVEL", "value": "2"},
-            {"name": "HOME", "value": WORK_FOLDER},
-            {"name": "KERAS_HOME", "value": f"{WORK_FOLDER}/keras"},
-            {"name": "TRAININGSESSION_IMAGE", "value": settings.trainer_image},
-        ],
+        **({"args": ["--task", step.task]} if step.task != "all" else {}),
+        "env": [{"name": name, "value": value} for name, value in environment.items()],
         "resources": {"limits": amounts, "requests": dict(amounts)},
         # A trainer that died without a word still leaves the end of its log.
         "terminationMessagePolicy": "FallbackToLogsOnError",

@@ -12,6 +12,7 @@ from .jobs import CONTAINER
 from .resource import Json
 
 OUT_OF_MEMORY = "OOMKilled"
+INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,18 @@ class Ended:
     message: str
     at: str
     """When, by the kubelet's clock; empty where unknown."""
+    reason: str | None = None
+    """The trainer's own word for it, where it is one that a condition may carry."""
 
     @property
     def how(self) -> str:
         """For a sentence."""
         return "without an exit code" if self.exit_code is None else f"exit code {self.exit_code}"
+
+
+def first_workers(pods: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Leave out the pods that only help: the session's state is that of its first worker."""
+    return [pod for pod in pods if (pod["metadata"].get("annotations") or {}).get(INDEX_ANNOTATION, "0") == "0"]
 
 
 def container_state(pod: Mapping[str, Any]) -> Json:
@@ -89,10 +97,11 @@ def last_end(pods: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> En
             code = int(terminated.get("exitCode", 1))
             left = record_view.failure(record, pod["metadata"]["uid"])
             # The record's sentence counts only for the exit code that the kubelet saw.
-            told = left[1] if left and left[0] == code else ""
-            message = told or " ".join((terminated.get("message") or "").split())[-1500:]
+            told = left if left and left.exit_code == code else None
+            message = (told.message if told else "") or " ".join((terminated.get("message") or "").split())[-1500:]
             at = terminated.get("finishedAt") or ""
-            return Ended(code, terminated.get("reason") == OUT_OF_MEMORY, message, at)
+            reason = told.reason if told else None
+            return Ended(code, terminated.get("reason") == OUT_OF_MEMORY, message, at, reason)
         if pod.get("status", {}).get("phase") == "Failed":
             message = pod["status"].get("message") or pod["status"].get("reason") or "The pod ended without a word."
             return Ended(None, False, message, "")

@@ -9,13 +9,26 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from .resource import Json
+from .status import Reason
 
 PHASES = {"Extracting": "Extracting", "Training": "Training", "Publishing": "Training"}
 LARGEST = 2**53
 MESSAGE_LENGTH = 4096
+FAILURES = {Reason.DIVERGED, Reason.OUT_OF_GPU_MEMORY}
+"""Reasons that a trainer may give; every other reason is the operator's to find."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What an attempt left when it failed."""
+
+    exit_code: int
+    message: str
+    reason: str | None
 
 
 def whole(value: Any, most: int = LARGEST) -> int | None:
@@ -42,7 +55,16 @@ def text(value: Any, length: int) -> str | None:
 
 def accuracy(record: Mapping[str, Any]) -> str | None:
     """Give the published accuracy, a number from 0 to 1; None where nothing valid is published."""
-    value = _mapping(record.get("result")).get("accuracy")
+    return _accuracy(record.get("result"))
+
+
+def measured_accuracy(record: Mapping[str, Any]) -> str | None:
+    """Give the accuracy that was measured and is not published yet, in the same way."""
+    return _accuracy(record.get("measured"))
+
+
+def _accuracy(given: Any) -> str | None:
+    value = _mapping(given).get("accuracy")
     shown = decimals(value)
     return shown if shown is not None and value is not None and 0 <= value <= 1 else None
 
@@ -92,7 +114,9 @@ def features(record: Mapping[str, Any]) -> Json:
     """Give where the features came from."""
     given = _mapping(record.get("features"))
     key = text(given.get("key"), 128)
-    return ({"key": key} if key else {}) | _wholes(given, ("shards", "reused", "computed"))
+    return ({"key": key} if key else {}) | _wholes(
+        given, ("shards", "reused", "computed", "secondsSaved", "gpuSecondsSaved")
+    )
 
 
 def trainer(record: Mapping[str, Any]) -> Json:
@@ -112,11 +136,19 @@ def phase(record: Mapping[str, Any]) -> str | None:
     return PHASES.get(str(record.get("phase")))
 
 
-def failure(record: Mapping[str, Any], attempt: str) -> tuple[int, str] | None:
-    """Give exit code and sentence that this attempt left, or None."""
+def extracted(record: Mapping[str, Any]) -> bool:
+    """Whether the task extract has stored every feature that the session needs."""
+    return record.get("extracted") is True
+
+
+def failure(record: Mapping[str, Any], attempt: str) -> Failure | None:
+    """Give what this attempt left, or None."""
     given = _mapping(record.get("failure"))
     code, message = whole(given.get("exitCode"), 255), text(given.get("message"), MESSAGE_LENGTH // 2)
-    return (code, message) if code is not None and message and given.get("attempt") == attempt else None
+    reason = given.get("reason")
+    if code is None or not message or given.get("attempt") != attempt:
+        return None
+    return Failure(code, message, reason if isinstance(reason, str) and reason in FAILURES else None)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

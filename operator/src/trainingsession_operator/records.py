@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, TypeVar
 from urllib.parse import quote_plus, unquote_plus, urlsplit
 
@@ -23,6 +24,7 @@ from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.uri_parser import parse_uri
 
+from . import plan
 from .cluster import Cluster
 from .errors import ConflictError, StartError, StorageUnavailableError, driver_words
 from .jobs import TENANT_SECRET
@@ -32,6 +34,9 @@ log = logging.getLogger(__name__)
 
 COLLECTION = "sessions"
 RECORD_VERSION = 1
+FEATURE_SETS, FEATURE_SHARDS = "feature_sets", "feature_shards"
+MOST_SETS = 64
+"""Feature sets of one recipe that are looked at: two, and more where an older trainer stored them in another way."""
 ENSURE_SECONDS = 600.0
 """How long a namespace's database, user and Secret are believed to be as they were left."""
 NAMESPACE_CUT = 44
@@ -122,6 +127,21 @@ class Records:
         count = {"$add": [{"$cond": [{"$isNumber": "$jobsLost"}, "$jobsLost", 0]}, 1]}
         stage = {"$set": {"jobsLost": count}}
         _storage("note a lost Job", lambda: sessions.update_one({"_id": session.uid}, [stage]))
+
+    def holds_features(self, session: Session, recipe: str) -> bool:
+        """Whether every shard that the session needs, of both splits, is stored. Raises StorageUnavailableError.
+
+        Only a hint of what the trainer will find: a shard may go or turn out damaged later.
+        """
+        database = self._namespace_database(session.namespace)
+        query = {"recipes": recipe, "evicting": None}
+        fields = {"split": 1, "images": 1, "shardImages": 1}
+        sets = lambda: list(database[FEATURE_SETS].find(query, fields).limit(MOST_SETS))  # noqa: E731
+        found = _storage("look for stored features", sets)
+        return all(
+            any(one.get("split") == split and _holds(database, one, subset) for one in found)
+            for split, subset in (("train", session.subset), ("test", session.test_subset))
+        )
 
     def namespace_database(self, namespace: str, namespace_uid: str) -> Database[Document]:
         """The database itself, for reading artifacts."""
@@ -278,6 +298,18 @@ def _password(uri: str, database: str) -> str:
     except ValueError:
         return ""
     return unquote_plus(password) if password and user == quote_plus(database) else ""
+
+
+def _holds(database: Database[Document], found: Document, subset: Decimal) -> bool:
+    """Whether a feature set has its first shards, as many as hold `subset` of its images."""
+    key, images, per_shard = found.get("_id"), found.get("images"), found.get("shardImages")
+    if not isinstance(key, str) or not isinstance(images, int) or not isinstance(per_shard, int) or per_shard < 1:
+        return False
+    shards = -(-plan.needed(images, subset) // per_shard)
+    # By the range of their IDs, key/index, for which there is always an index: "0" comes after "/".
+    mine = {"$gte": f"{key}/", "$lt": f"{key}0"}
+    stored = {"_id": mine, "index": {"$gte": 0, "$lt": shards}, "file": {"$type": "objectId"}}
+    return _storage("look for stored features", lambda: database[FEATURE_SHARDS].count_documents(stored)) >= shards
 
 
 def _storage(what: str, call: Callable[[], T]) -> T:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from .errors import SessionError
@@ -23,10 +24,13 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Resources:
-    """What the trainer pod may use; cpu and memory are Kubernetes quantities."""
+    """What each trainer pod may use; cpu and memory are Kubernetes quantities."""
 
     gpus: int = 1
     gpu_resource_name: str = "nvidia.com/gpu"
+    gpu_when_cached: str = "never"
+    gpu_for_head: str = "always"
+    workers: int = 1
     cpu: str = "2"
     memory: str = "4Gi"
 
@@ -64,6 +68,9 @@ class Session:
     run_policy: RunPolicy
     dataset_claim: str | None
     weights_claim: str | None
+    subset: Decimal
+    """Part of the training images."""
+    test_subset: Decimal
 
     @property
     def title(self) -> str:
@@ -81,6 +88,7 @@ def parse_session(resource: Mapping[str, Any]) -> Session:
         resources, scheduling = spec.get("resources", {}), spec.get("scheduling", {})
         policy = spec.get("runPolicy", {})
         deadline = policy.get("activeDeadlineSeconds")
+        subset = spec["dataset"].get("subset", 1)
         return Session(
             namespace=metadata["namespace"],
             name=metadata["name"],
@@ -92,6 +100,9 @@ def parse_session(resource: Mapping[str, Any]) -> Session:
             resources=Resources(
                 gpus=int(resources.get("gpus", Resources.gpus)),
                 gpu_resource_name=str(resources.get("gpuResourceName", Resources.gpu_resource_name)),
+                gpu_when_cached=str(resources.get("gpuWhenCached", Resources.gpu_when_cached)),
+                gpu_for_head=str(resources.get("gpuForHead", Resources.gpu_for_head)),
+                workers=int(resources.get("workers", Resources.workers)),
                 cpu=str(resources.get("cpu", Resources.cpu)),
                 memory=str(resources.get("memory", Resources.memory)),
             ),
@@ -106,8 +117,10 @@ def parse_session(resource: Mapping[str, Any]) -> Session:
             ),
             dataset_claim=spec["dataset"].get("claimName"),
             weights_claim=spec["baseModel"].get("weightsFrom", {}).get("claimName"),
+            subset=Decimal(str(subset)),
+            test_subset=Decimal(str(spec["dataset"].get("testSubset", subset))),
         )
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
         raise SessionError(
             "InvalidSpec",
             f"The spec cannot be read ({type(error).__name__}: {error}); "

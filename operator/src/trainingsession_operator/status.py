@@ -40,6 +40,8 @@ class Reason:
     BAD_DATA = "BadData"
     ACCELERATOR_MISSING = "AcceleratorMissing"
     OUT_OF_MEMORY = "OutOfMemory"
+    OUT_OF_GPU_MEMORY = "OutOfGpuMemory"
+    DIVERGED = "Diverged"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     JOB_FAILED = "JobFailed"

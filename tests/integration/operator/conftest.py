@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from kubernetes import client, watch
 
+from operator_world import World
 from real_apiserver import RealApiServer
+from real_mongod import RealMongod
 
 
 @pytest.fixture(scope="session")
-def api(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[client.ApiClient]:
-    """Client of a bare API server with the definition applied."""
+def tools(repo: Path) -> Path:
+    """Folder with the programs of a control plane."""
     tools = Path(os.environ.get("TS_API_SERVER", repo / ".cluster" / "bin"))
     missing = RealApiServer.missing(tools)
     if missing:
@@ -24,17 +26,23 @@ def api(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[client
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
+    return tools
+
+
+@pytest.fixture(scope="session")
+def api(repo: Path, tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[client.ApiClient]:
+    """Client of a bare API server with the definition applied."""
     server = RealApiServer(tmp_path_factory.mktemp("apiserver"), tools)
     try:
         server.start()
         connected = server.client()
-        define(connected, repo / "manifests/crd/trainingsessions.yaml")
+        _define(connected, repo / "manifests/crd/trainingsessions.yaml")
         yield connected
     finally:
         server.stop()
 
 
-def define(api: client.ApiClient, definition: Path) -> None:
+def _define(api: client.ApiClient, definition: Path) -> None:
     """Apply the definition and return when it is served."""
     definitions = client.ApiextensionsV1Api(api)
     definitions.create_custom_resource_definition(yaml.safe_load(definition.read_text()))
@@ -45,12 +53,36 @@ def define(api: client.ApiClient, definition: Path) -> None:
     pytest.fail("the definition was not established within 60 s")
 
 
+@pytest.fixture(scope="session")
+def define() -> Callable[[client.ApiClient, Path], None]:
+    """For a module with an API server of its own."""
+    return _define
+
+
+@pytest.fixture(scope="session")
+def new_namespace() -> Callable[[client.ApiClient], str]:
+    """Makes a namespace; it ends with the server."""
+
+    def make(api: client.ApiClient) -> str:
+        name = f"team-{uuid.uuid4().hex[:8]}"
+        core = client.CoreV1Api(api)
+        core.create_namespace({"metadata": {"name": name}})
+        # Its controller does not run, and no pod is admitted without one.
+        core.create_namespaced_service_account(name, {"metadata": {"name": "default"}})
+        return name
+
+    return make
+
+
 @pytest.fixture
-def namespace(api: client.ApiClient) -> str:
-    """A fresh namespace; it ends with the server."""
-    name = f"team-{uuid.uuid4().hex[:8]}"
-    core = client.CoreV1Api(api)
-    core.create_namespace({"metadata": {"name": name}})
-    # Its controller does not run, and no pod is admitted without one.
-    core.create_namespaced_service_account(name, {"metadata": {"name": "default"}})
-    return name
+def namespace(api: client.ApiClient, new_namespace: Callable[[client.ApiClient], str]) -> str:
+    """A fresh namespace."""
+    return new_namespace(api)
+
+
+@pytest.fixture
+def world(api: client.ApiClient, mongod: RealMongod, namespace: str) -> Iterator[World]:
+    made = World(api, mongod.uri, namespace)
+    yield made
+    for records in made.opened:
+        records.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from bson import ObjectId
 from bson.datetime_ms import DatetimeMS
 from pymongo import MongoClient, ReadPreference
 from pymongo.errors import OperationFailure
@@ -386,3 +387,114 @@ def test_changes_wake_and_after_an_outage_of_mongod_everything_is_looked_at(tmp_
         records.close()
         server.stop()
     assert not follower.is_alive()
+
+
+RECIPE = "a" * 64
+
+
+def store(
+    records: Records,
+    cluster: Secrets,
+    session: Session,
+    split: str,
+    *,
+    shards: Any = (),
+    images: Any = 100,
+    **fields: Any,
+) -> str:
+    """Store a feature set of 16 images per shard with these shards, as a trainer does; returns its key."""
+    database = records.namespace_database(session.namespace, cluster.namespaces[session.namespace])
+    key = f"{split}-{uuid.uuid4().hex}"
+    described = {"split": split, "images": images, "shardImages": 16, "recipes": ["b" * 64, RECIPE]}
+    database["feature_sets"].insert_one({"_id": key, **described, **fields})
+    done = [{"_id": f"{key}/{i}", "set": key, "index": i, "file": ObjectId()} for i in shards]
+    if done:
+        database["feature_shards"].insert_many(done)
+    return key
+
+
+def with_subset(namespace: str, **dataset: Any) -> Session:
+    found = builders.resource(uid=str(uuid.uuid4()), dataset=dataset)
+    found["metadata"]["namespace"] = namespace
+    return parse_session(found)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "train", "test", "holds"),
+    [
+        ({}, range(7), range(7), True),
+        ({}, range(6), range(7), False),
+        ({}, range(7), range(6), False),
+        ({}, [0, 1, 2, 4, 5, 6], range(7), False),
+        ({"subset": 0.5}, range(4), range(4), True),
+        ({"subset": 0.5}, [0, 1, 2, 4, 5, 6], range(7), False),
+        ({"subset": 0.5, "testSubset": 1}, range(4), range(7), True),
+        ({"subset": 0.5, "testSubset": 1}, range(4), range(4), False),
+        # Exactly three shards, in decimals; a binary product would be a little more and ask for a fourth.
+        ({"subset": 0.48, "testSubset": 0.01}, range(3), range(1), True),
+        ({"subset": 0.4801}, range(3), range(7), False),
+    ],
+)
+def test_every_shard_that_the_subset_needs_must_be_stored(records, cluster, dataset, train, test, holds):
+    session = with_subset(cluster.namespace(), **dataset)
+    records.prepare(session)
+    for split, shards in (("train", train), ("test", test)):
+        store(records, cluster, session, split, shards=shards)
+    assert records.holds_features(session, RECIPE) is holds
+    assert not records.holds_features(session, "c" * 64), "of another recipe"
+
+
+def test_a_shard_that_is_being_computed_is_not_stored_yet(records, cluster):
+    session = with_subset(cluster.namespace())
+    records.prepare(session)
+    store(records, cluster, session, "test", shards=range(7))
+    key = store(records, cluster, session, "train", shards=range(6))
+    database = records.namespace_database(session.namespace, cluster.namespaces[session.namespace])
+    database["feature_shards"].insert_one({"_id": f"{key}/6", "set": key, "index": 6, "token": "t"})
+    assert not records.holds_features(session, RECIPE)
+    database["feature_shards"].update_one({"_id": f"{key}/6"}, {"$set": {"file": ObjectId()}})
+    assert records.holds_features(session, RECIPE)
+
+
+def test_a_set_that_is_being_evicted_does_not_count_and_one_whole_set_of_several_does(records, cluster):
+    session = with_subset(cluster.namespace())
+    records.prepare(session)
+    store(records, cluster, session, "test", shards=range(7))
+    store(records, cluster, session, "train", shards=range(7), evicting=ObjectId())
+    assert not records.holds_features(session, RECIPE)
+    store(records, cluster, session, "train", shards=[])
+    assert not records.holds_features(session, RECIPE)
+    store(records, cluster, session, "train", shards=range(7))
+    assert records.holds_features(session, RECIPE)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"images": "many"}, {"images": None}, {"images": 2.5}, {"shardImages": 0}, {"shardImages": -1},
+        {"shardImages": None}, {"images": -5},
+    ],
+)  # fmt: skip
+def test_a_set_that_is_none_does_not_count(records, cluster, odd):
+    session = with_subset(cluster.namespace())
+    records.prepare(session)
+    store(records, cluster, session, "test", shards=range(7))
+    store(records, cluster, session, "train", **odd)
+    assert not records.holds_features(session, RECIPE)
+
+
+def test_another_namespaces_features_do_not_count(records, cluster):
+    session, other = with_subset(cluster.namespace()), with_subset(cluster.namespace())
+    for one in (session, other):
+        records.prepare(one)
+    for split in ("train", "test"):
+        store(records, cluster, session, split, shards=range(7))
+    assert records.holds_features(session, RECIPE)
+    assert not records.holds_features(other, RECIPE)
+
+
+def test_without_mongod_nobody_says_that_features_are_missing(cluster):
+    away = new_operator(f"mongodb://127.0.0.1:{free_port()}/?serverSelectionTimeoutMS=100", cluster)
+    with pytest.raises(StorageUnavailableError):
+        away.holds_features(with_subset(cluster.namespace()), RECIPE)
+    away.close()

@@ -33,7 +33,7 @@ def served(names: tuple[str, ...] = ("trainingsession-mongodb",)) -> set[tuple[s
     return {
         *(("trainingsession.dev", "trainingsessions", (), verb) for verb in ("get", "list", "watch")),
         ("trainingsession.dev", "trainingsessions/status", (), "patch"),
-        *(("batch", "jobs", (), verb) for verb in ("create", "get", "list", "watch", "patch")),
+        *(("batch", "jobs", (), verb) for verb in ("create", "get", "list", "watch", "patch", "delete")),
         *(("", "pods", (), verb) for verb in ("list", "watch")),
         *(("", "events", (), verb) for verb in ("create", "list")),
         *(("", "secrets", names, verb) for verb in ("get", "update")),

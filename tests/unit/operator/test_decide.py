@@ -24,8 +24,12 @@ from builders import (
     suspended,
     terminating,
     unschedulable,
+    worker,
 )  # fmt: skip
-from trainingsession_operator.decide import CreateJob, Decision, Observed, SetDeadline, decide, refuse
+from trainingsession_operator import plan
+from trainingsession_operator.decide import decide, refuse
+from trainingsession_operator.jobs import ATTEMPTS_ANNOTATION
+from trainingsession_operator.observed import CreateJob, Decision, EndHelpers, Observed, SetDeadline
 from trainingsession_operator.status import CONDITIONS, State, merge_patch
 
 STORAGE_AWAY = State("False", "StorageUnavailable", "MongoDB cannot be used: no primary. The session waits for it.")
@@ -225,6 +229,68 @@ FAILED = {
             "More attempts failed than runPolicy.backoffLimit, 2, allows. Job has reached the specified backoff limit",
         ),
     ),
+    "a training that diverged": (
+        Observed(
+            job(FAILURE_POLICY),
+            (ended(64),),
+            record=record(
+                failure={"exitCode": 64, "message": "The loss is NaN.", "reason": "Diverged", "attempt": "pod-1"}
+            ),
+        ),
+        ("Diverged", "The loss is NaN. (exit code 64)"),
+    ),
+    "a GPU's memory that is too small, however often it was tried": (
+        Observed(
+            job(BACKOFF),
+            (ended(1),),
+            record=record(
+                failure={"exitCode": 1, "message": "Too large.", "reason": "OutOfGpuMemory", "attempt": "pod-1"}
+            ),
+        ),
+        ("OutOfGpuMemory", "Too large. (exit code 1)"),
+    ),
+    "a reason that no trainer may give": (
+        Observed(
+            job(FAILURE_POLICY),
+            (ended(65),),
+            record=record(failure={"exitCode": 65, "message": "Bad.", "reason": "JobLost", "attempt": "pod-1"}),
+        ),
+        ("BadData", "Bad. (exit code 65)"),
+    ),
+    "a first worker that failed for good, whatever became of the helpers": (
+        Observed(
+            job(("Failed", "MaxFailedIndexesExceeded", "Too many failed indexes"), failedIndexes="0"),
+            (worker(0, ended(76, message="TensorFlow sees no GPU.")), worker(1, ended(0, "pod-2"))),
+            record=record(),
+        ),
+        ("AcceleratorMissing", "TensorFlow sees no GPU. (exit code 76)"),
+    ),
+    "a first worker that failed too often": (
+        Observed(
+            job(("Failed", "FailedIndexes", "Job has failed indexes"), failedIndexes="0,2", completedIndexes="1"),
+            (worker(0, ended(1, message="A bug.")), worker(1, ended(0, "pod-2"))),
+            record=record(),
+        ),
+        (
+            "BackoffLimitExceeded",
+            "More attempts failed than runPolicy.backoffLimit, 2, allows. The last attempt: A bug. (exit code 1).",
+        ),
+    ),
+    "several workers of which no pod is left to ask": (
+        Observed(job(("Failed", "FailedIndexes", "Job has failed indexes"), failedIndexes="0"), record=record()),
+        ("JobFailed", "The Job failed: Job has failed indexes"),
+    ),
+    "a first worker that ended well and published nothing": (
+        Observed(
+            job(("Failed", "FailedIndexes", "Job has failed indexes"), failedIndexes="1", completedIndexes="0,2"),
+            (worker(0, ended(0)), worker(1, ended(1, "pod-2"))),
+            record=record(),
+        ),
+        (
+            "ResultMissing",
+            "The Job is complete, but the record holds no result; MongoDB may have been emptied. Create a new session.",
+        ),
+    ),
     "a failure of the Job that has no name of ours": (
         Observed(job(("Failed", "Strange", "Something else.")), (), record=record()),
         ("JobFailed", "The Job failed: Something else."),
@@ -289,7 +355,11 @@ def test_succeeded_when(observed):
 
 
 def test_a_new_session_gets_its_job_once():
-    first = decided(Observed(record=record()))
+    nothing = Observed(record=record(), step=None)
+    choice = decided(nothing)
+    assert (choice.chooses, choice.actions) == (plan.WHOLE, ())
+    assert choice.status["placement"] == plan.placement(session(), plan.WHOLE)
+    first = decided(nothing.at(choice.chooses), choice.status)
     assert told(first) == ("Pending", "JobCreated", "The Job is made; its pod follows.")
     assert first.actions == (CreateJob(),)
     assert decided(Observed(job(), record=record()), first.status).actions == ()
@@ -306,6 +376,19 @@ def test_a_result_published_while_the_job_still_runs_is_no_end():
     decision = decided(Observed(job(active=1), (running(),), record=record(result=result(), attempt="pod-1")), MADE)
     assert condition(decision.status, "Finished")["status"] == "False"
     assert "accuracy" not in decision.status
+
+
+def test_a_measured_accuracy_is_shown_while_the_artifacts_are_built():
+    seen = Observed(job(active=1), (running(),), record=record(measured={"accuracy": 0.93754}, attempt="pod-1"))
+    shown = decided(seen, MADE)
+    assert shown.status["accuracy"] == "0.9375"
+    assert condition(shown.status, "Complete")["status"] == "False"
+    away = decided(Observed(job(active=1), (running(),), waits=STORAGE_AWAY), {**MADE, **shown.status})
+    assert away.status["accuracy"] == "0.9375", "without storage it stays as it was"
+    final = Observed(job(COMPLETE), (ended(0),), record=record(measured={"accuracy": 0.93754}, result=result()))
+    assert decided(final, {**MADE, **shown.status}).status["accuracy"] == "0.9625"
+    failed = Observed(job(BACKOFF), (ended(1),), record=record(measured={"accuracy": 0.93754}))
+    assert "accuracy" not in decided(failed, {**MADE, **shown.status}).status
 
 
 @pytest.mark.parametrize("target", ["FailureTarget", "SuccessCriteriaMet"])
@@ -380,6 +463,66 @@ def test_the_same_look_later_changes_nothing():
     first = decided(observed, MADE).status
     again = decide(session(first), observed, NOW + timedelta(hours=1)).status
     assert merge_patch(first, again) == {}
+
+
+def test_the_clock_of_the_deadline_goes_on_in_the_next_job():
+    policy = {"activeDeadlineSeconds": 3600}
+    later = job(active=1, name=f"{JOB}-g", started="2024-05-06T11:50:00Z")
+    seen = Observed(later, (unschedulable("no node"),), record=record(), step=plan.AGAIN)
+    # The first trainer started at half past eleven.
+    assert decided(seen, {**MADE, "startTime": STARTED}, runPolicy=policy).actions == (SetDeadline(3600 - 20 * 60),)
+    policy = {"activeDeadlineSeconds": 60}
+    assert decided(seen, {**MADE, "startTime": STARTED}, runPolicy=policy).actions == (SetDeadline(1),)
+
+
+def test_attempts_go_on_counting_in_the_next_job():
+    given = job(active=1, failed=1, annotations={ATTEMPTS_ANNOTATION: "4"})
+    seen = Observed(given, (ended(1), running("pod-2")), record=record())
+    assert decided(seen, {**MADE, "attempts": 4}).status["attempts"] == 6
+    assert decided(seen, {**MADE, "attempts": 6}).status["attempts"] == 6
+    odd = job(active=1, annotations={ATTEMPTS_ANNOTATION: "-1e9"})
+    assert decided(Observed(odd, (running(),), record=record()), MADE).status["attempts"] == 1
+
+
+WORKERS = {
+    "the first one runs and no GPU is left for the others": (
+        (worker(0, running("pod-1")), worker(1, unschedulable("no GPU"))),
+        ("Extracting", "TrainerRunning", f"Pod {JOB}-pod-1 runs."),
+    ),
+    "the first one waits and others run": (
+        (worker(1, running("pod-2")), worker(0, unschedulable("no GPU"))),
+        ("Pending", "Unschedulable", "no GPU"),
+    ),
+    "the others are done": (
+        (worker(0, running("pod-1")), worker(1, ended(0, "pod-2")), worker(2, ended(65, "pod-3"))),
+        ("Extracting", "TrainerRunning", f"Pod {JOB}-pod-1 runs."),
+    ),
+    "the first one is tried again": (
+        (worker(0, ended(75)), worker(1, running("pod-2")), worker(10, running("pod-3"))),
+        ("Pending", "BackingOff", "The last attempt ended (exit code 75); the next one follows."),
+    ),
+}
+
+
+@pytest.mark.parametrize(("pods", "expected"), WORKERS.values(), ids=WORKERS.keys())
+def test_of_several_workers_the_first_one_says_where_the_session_stands_when(pods, expected):
+    decision = decided(Observed(job(active=2), pods, record=record()), MADE, resources={"workers": 3})
+    assert told(decision) == expected
+    assert decision.status["attempts"] == len(pods)
+    assert decision.actions == ()
+
+
+def test_when_the_first_worker_has_failed_for_good_the_helpers_are_ended():
+    pods = (worker(0, ended(64)), worker(1, running("pod-2")))
+    failing = job(active=1, failedIndexes="0")
+    decision = decided(Observed(failing, pods, record=record()), {**MADE, "phase": "Extracting"})
+    assert told(decision)[:2] == ("Extracting", "TrainerEnded")
+    assert decision.actions == (EndHelpers(),)
+    failing["spec"]["maxFailedIndexes"] = 0
+    assert decided(Observed(failing, pods, record=record()), MADE).actions == ()
+    for helpers in ("1", "1,2", "10"):
+        failed = job(active=1, failedIndexes=helpers)
+        assert decided(Observed(failed, (worker(0, running()),), record=record()), MADE).actions == ()
 
 
 def test_attempts_never_shrink():

@@ -5,9 +5,24 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import JOB, NOW, condition, ended, job, pod, record, result, running, session, unschedulable
-from trainingsession_operator import record_view
-from trainingsession_operator.decide import CreateJob, Observed, decide
+from builders import (
+    JOB,
+    NOW,
+    STARTED,
+    condition,
+    ended,
+    job,
+    pod,
+    record,
+    result,
+    running,
+    session,
+    unschedulable,
+    worker,
+)  # fmt: skip
+from trainingsession_operator import ends, plan, record_view
+from trainingsession_operator.decide import decide
+from trainingsession_operator.observed import CreateJob, DeleteJob, Observed
 from trainingsession_operator.status import CONDITIONS, State, is_finished, merge_patch
 
 ENDS = [("Complete", "Done", ""), ("Failed", "BackoffLimitExceeded", ""), ("Failed", "DeadlineExceeded", ""),
@@ -22,25 +37,45 @@ JOBS = st.none() | st.builds(
 PODS = st.lists(
     st.sampled_from([
         running(), running("pod-2"), ended(0), ended(1), ended(64), ended(75), ended(137, reason="OOMKilled"),
-        unschedulable("no node"), pod("pod-3", "Failed", reason="Evicted"), pod("pod-4", "Unknown"),
+        unschedulable("no node"), pod("pod-3", "Failed", reason="Evicted"), pod("pod-4", "Unknown"), ended(76),
+        worker(0, ended(1, "pod-5")), worker(1, running("pod-6")),
     ]),
     max_size=3,
 ).map(tuple)  # fmt: skip
 ACCURACIES = st.sampled_from([0, 0.5, 1, 1.5, -1, float("nan"), "1", None, True])
 RECORDS = st.none() | st.builds(
     lambda fields, accuracy, published: record(**fields, **({"result": result(accuracy)} if published else {})),
-    st.fixed_dictionaries({}, optional={"jobsLost": st.integers(0, 5), "attempt": st.just("pod-1")}),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "jobsLost": st.integers(0, 5),
+            "attempt": st.just("pod-1"),
+            "extracted": st.booleans(),
+            "measured": st.just({"accuracy": 0.5}),
+        },
+    ),
     ACCURACIES,
     st.booleans(),
 )
 AWAY = State("False", "StorageUnavailable", "MongoDB is away.")
+STEPS = (plan.STORED, plan.EXTRACT, plan.WHOLE, plan.HEAD, plan.AGAIN)
+
+
+def seen(job_, pods, record_, due, step, earlier, stored):
+    waits = None if record_ is not None else AWAY
+    if job_ is not None:
+        return Observed(job_, pods, (), record_, waits, due, step or plan.WHOLE)
+    return Observed(None, (), (), record_, waits, due, step, tuple(earlier) if step else (), stored)
+
+
 OBSERVED = st.builds(
-    lambda job_, pods, record_, due: Observed(
-        job_, pods if job_ else (), (), record_, None if record_ is not None else AWAY, due
-    ),
-    JOBS, PODS, RECORDS, st.booleans(),
+    seen, JOBS, PODS, RECORDS, st.booleans(), st.sampled_from([None, *STEPS]),
+    st.lists(JOBS.filter(bool), max_size=2), st.booleans(),
 )  # fmt: skip
-BEFORE = st.sampled_from([None, {"jobName": JOB}, {"jobName": JOB, "phase": "Training", "attempts": 3}])
+BEFORE = st.sampled_from([
+    None, {"jobName": JOB}, {"jobName": JOB, "phase": "Training", "attempts": 3, "accuracy": "0.7500"},
+    {"jobName": f"{JOB}-g", "startTime": STARTED},
+])  # fmt: skip
 
 
 @given(OBSERVED, BEFORE)
@@ -51,7 +86,13 @@ def test_whatever_is_observed(observed, before):
 
     valid = observed.record is not None and record_view.accuracy(observed.record) is not None
     assert valid or not succeeded
-    assert ("accuracy" in status) == succeeded
+    assert not is_finished(status) or ("accuracy" in status) == succeeded
+    creates = any(isinstance(action, CreateJob) for action in decision.actions)
+    deletes = [action for action in decision.actions if isinstance(action, DeleteJob)]
+    assert not (creates and observed.step is None), "no Job before its step is in the status"
+    assert not (creates and not all(map(ends.did_its_work, observed.earlier))), "never two Jobs at work"
+    assert not (decision.chooses and decision.actions), "a choice is written before anything is done"
+    assert {action.name for action in deletes} <= {one["metadata"]["name"] for one in observed.earlier}
     assert observed.job is None or CreateJob not in map(type, decision.actions)
     assert observed.waits is None or not any(isinstance(action, CreateJob) for action in decision.actions)
     assert observed.waits is None or not is_finished(status)

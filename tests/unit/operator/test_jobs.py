@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import session, settings
+from trainingsession_operator import plan
 from trainingsession_operator.errors import SessionError
-from trainingsession_operator.jobs import NAME_LENGTH, SESSION_BYTES, build_job, job_name, session_label
+from trainingsession_operator.jobs import ATTEMPTS_ANNOTATION, SESSION_BYTES, build_job, session_label
+from trainingsession_operator.plan import NAME_LENGTH, job_name
 from trainingsession_operator.resource import parse_session
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -22,6 +24,7 @@ SETTINGS = {
     "digits": settings(),
     "complete": settings(TRAINER_IMAGE_PULL_SECRETS="registry", TRAINER_IMAGE_PULL_POLICY="Always"),
 }
+STEPS = {"stored": plan.STORED, "workers": plan.EXTRACT}
 
 LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
@@ -36,8 +39,45 @@ def read(path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted((GOLDEN / "sessions").iterdir())])
 def test_the_job_is_the_golden_one(name):
-    made = build_job(parse_session(read(GOLDEN / f"sessions/{name}.yaml")), SETTINGS[name])
+    given = parse_session(read(GOLDEN / f"sessions/{name}.yaml"))
+    made = build_job(given, SETTINGS.get(name, settings()), STEPS.get(name, plan.WHOLE))
     assert made == read(GOLDEN / f"jobs/{name}.yaml")
+
+
+@pytest.mark.parametrize(
+    ("step", "gpus", "workers", "arguments", "holds", "pods"),
+    [
+        (plan.WHOLE, 2, 1, None, True, 1),
+        (plan.WHOLE, 0, 3, None, False, 3),
+        (plan.WHOLE, 2, 3, None, True, 3),
+        (plan.STORED, 2, 3, ["--task", "train"], False, 1),
+        (plan.EXTRACT, 2, 3, ["--task", "extract"], True, 3),
+        (plan.HEAD, 2, 3, ["--task", "train"], False, 1),
+        (plan.AGAIN, 2, 3, None, True, 3),
+    ],
+)
+def test_what_a_step_makes_of_the_job(step, gpus, workers, arguments, holds, pods):
+    given = session(resources={"gpus": gpus, "workers": workers})
+    made = build_job(given, settings(), step)
+    (container,) = made["spec"]["template"]["spec"]["containers"]
+    environment = {item["name"]: item["value"] for item in container["env"]}
+    assert container.get("args") == arguments
+    for amounts in container["resources"].values():
+        assert amounts.get("nvidia.com/gpu") == ("2" if holds else None)
+    hidden = {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}
+    assert (hidden.items() <= environment.items()) == (not holds)
+    assert holds == (not hidden.keys() & environment.keys())
+    assert (made["spec"]["completions"], made["spec"]["parallelism"]) == (pods, pods)
+    assert (made["spec"].get("completionMode") == "Indexed") == (pods > 1)
+    assert ("backoffLimitPerIndex" in made["spec"], "backoffLimit" in made["spec"]) == (pods > 1, pods == 1)
+    assert made["metadata"]["name"] == plan.step_name(given, step)
+    assert plan.step_of(given, made) == step, "the Job itself says which step it is"
+
+
+def test_a_job_that_follows_another_goes_on_counting_attempts():
+    assert "annotations" not in build_job(session(), settings())["metadata"]
+    made = build_job(session({"attempts": 3}), settings(), plan.AGAIN)
+    assert made["metadata"]["annotations"] == {ATTEMPTS_ANNOTATION: "3"}
 
 
 def test_the_same_session_always_gives_the_same_job():
@@ -49,6 +89,8 @@ def test_every_name_gives_a_legal_job_name_and_label(name, uid):
     made = job_name(name, uid)
     assert len(made) <= NAME_LENGTH
     assert DNS_LABEL.fullmatch(made)
+    # The longest suffix, the index of a worker as in its pod's host name, and the pod's own suffix.
+    assert len(f"{made}-g-63-abcde") <= 63
     label = session_label(name)
     assert LABEL.fullmatch(label), label
     assert job_name(name, uid) == made
@@ -84,6 +126,8 @@ def test_a_spec_too_large_for_an_annotation_is_refused_with_a_sentence():
         {"resources": {"gpus": "many"}},
         {"runPolicy": {"backoffLimit": None}},
         {"scheduling": {"tolerations": 3}},
+        {"resources": {"workers": "several"}},
+        {"dataset": {"subset": "half"}},
     ],
 )
 def test_a_spec_that_another_definition_let_through_is_refused_with_a_sentence(spec):

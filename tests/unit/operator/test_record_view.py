@@ -12,12 +12,13 @@ import jsonschema
 import pytest
 import yaml
 from bson import ObjectId
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders import JOB, NOW, UID, job, record, result, running, session
 from trainingsession_operator import record_view
-from trainingsession_operator.decide import Observed, decide
+from trainingsession_operator.decide import decide
+from trainingsession_operator.observed import Observed
 
 # What BSON can carry: numbers of 64 bits, and every type but a mapping with keys that are no strings.
 ODD = st.one_of(
@@ -58,10 +59,12 @@ HOSTILE = st.fixed_dictionaries(
         "jobsLost": ODD,
         "progress": shaped("epoch", "epochs", "percent", "remainingSeconds", "loss"),
         "samples": shaped("train", "validation", "test"),
-        "features": shaped("key", "shards", "reused", "computed"),
+        "features": shaped("key", "shards", "reused", "computed", "secondsSaved", "gpuSecondsSaved"),
         "trainer": shaped("image", "versions")
         | st.fixed_dictionaries({"image": ODD, "versions": st.dictionaries(st.text(max_size=80), ODD, max_size=40)}),
-        "failure": shaped("exitCode", "message", "attempt"),
+        "failure": shaped("exitCode", "message", "attempt", "reason"),
+        "measured": shaped("accuracy"),
+        "extracted": ODD,
         "result": RESULT | DEEP,
     },
 )  # fmt: skip
@@ -89,6 +92,7 @@ def _closed(schema: Any) -> Any:
     return closed
 
 
+@settings(deadline=None)  # the first example reads the definition
 @given(HOSTILE)
 def test_no_record_makes_a_status_that_the_definition_refuses(hostile):
     for observed in (
@@ -133,5 +137,25 @@ def test_an_artifact_without_a_whole_identity_is_left_out():
 
 def test_the_failure_of_another_attempt_is_not_this_ones():
     left = record(failure={"exitCode": 65, "message": "Bad archive.", "attempt": "pod-1"})
-    assert record_view.failure(left, "pod-1") == (65, "Bad archive.")
+    assert record_view.failure(left, "pod-1") == record_view.Failure(65, "Bad archive.", None)
     assert record_view.failure(left, "pod-2") is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "taken"),
+    [("Diverged", "Diverged"), ("OutOfGpuMemory", "OutOfGpuMemory"), ("ResultPublished", None), (["Diverged"], None)],
+)
+def test_of_a_trainers_reasons_only_its_own_are_taken(reason, taken):
+    left = record(failure={"exitCode": 64, "message": "No.", "attempt": "pod-1", "reason": reason})
+    assert record_view.failure(left, "pod-1").reason == taken
+
+
+def test_what_the_store_saved_is_shown_in_whole_seconds():
+    saved = {"key": "k", "reused": 5, "secondsSaved": 12.9, "gpuSecondsSaved": 0}
+    assert record_view.features(record(features=saved)) == {**saved, "secondsSaved": 12}
+    assert record_view.features(record(features={"secondsSaved": -1, "gpuSecondsSaved": math.nan})) == {}
+
+
+@pytest.mark.parametrize(("value", "said"), [(True, True), (1, False), ("yes", False), (None, False)])
+def test_only_true_says_that_all_features_are_stored(value, said):
+    assert record_view.extracted(record(extracted=value)) is said

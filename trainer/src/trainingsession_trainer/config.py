@@ -158,6 +158,9 @@ class Resources:
 
     gpus: int = accepts(1, minimum=0, maximum=16)
     gpu_resource_name: str = accepts("nvidia.com/gpu", max_length=253, pattern=_RESOURCE_NAME)
+    gpu_when_cached: str = accepts("never", enum=("never", "always"))
+    gpu_for_head: str = accepts("always", enum=("always", "never"))
+    workers: int = accepts(1, minimum=1, maximum=64)
     cpu: int | str = accepts("2", minimum=1, maximum=1024, max_length=32)
     memory: int | str = accepts("4Gi", minimum=536870912, max_length=32)
 
