@@ -95,7 +95,6 @@ def test_the_command_is_the_trainers_module(pod):
     assert container.get("terminationMessagePath", "/dev/termination-log") == str(trainer.TERMINATION_LOG)
 
 
-@pytest.mark.xfail(reason="the trainer's command line has no --task yet", raises=(SystemExit, AttributeError))
 @pytest.mark.parametrize("step", [plan.STORED, plan.EXTRACT, plan.WHOLE, plan.HEAD, plan.AGAIN])
 def test_the_arguments_of_every_step_are_ones_that_the_trainer_takes(step):
     made = jobs.build_job(session(), settings(), step)

@@ -170,6 +170,7 @@ def _container(session: Session, settings: Settings, step: plan.Step) -> Json:
         "HOME": WORK_FOLDER,
         "KERAS_HOME": f"{WORK_FOLDER}/keras",
         "TRAININGSESSION_IMAGE": settings.trainer_image,
+        "TRAININGSESSION_GPUS": settings.trainer_gpus,
     }
     if plan.device(session, step) == "CPU":
         # A GPU image shows every GPU of the node to a pod that asks for none, and other people's work is on them.

@@ -17,6 +17,8 @@ class Settings:
     """Image of every session's Job."""
     trainer_image_pull_policy: str
     trainer_image_pull_secrets: tuple[str, ...]
+    trainer_gpus: str
+    """required: a trainer that holds GPUs and cannot use them ends at once; optional: it computes on processors."""
     namespaces: tuple[str, ...]
     """Namespaces whose sessions are served; empty for all."""
     workers: int
@@ -51,6 +53,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             environment, "TRAINER_IMAGE_PULL_POLICY", ("IfNotPresent", "Always", "Never")
         ),
         trainer_image_pull_secrets=_list(environment, "TRAINER_IMAGE_PULL_SECRETS"),
+        trainer_gpus=_one_of(environment, "TRAINER_GPUS", ("required", "optional")),
         namespaces=_list(environment, "WATCH_NAMESPACES"),
         workers=_number(environment, "WORKERS", 16, 1, 64),
         log_level=_one_of(environment, "LOG_LEVEL", ("info", "debug", "warning", "error")),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
+from PIL import Image
 
 QUICK = {
     "dataset": {"name": "digits", "subset": 0.1},
@@ -13,11 +17,26 @@ QUICK = {
 OPTIONAL = {"TRAININGSESSION_GPUS": "optional"}
 
 
-@pytest.fixture(scope="module")
-def extracted(make_pod):
-    """A session whose first pod has extracted the features."""
-    pod = make_pod(QUICK)
+@pytest.fixture(scope="module", params=["known by its name", "an address"])
+def extracted(request, make_pod, tmp_path_factory):
+    """A session whose first pod has extracted the features; of an address only the images say what they are."""
+    spec = QUICK
+    if request.param == "an address":
+        folder = class_folders(tmp_path_factory.mktemp("images"))
+        spec = {**QUICK, "dataset": {"uri": folder.as_uri()}}
+    pod = make_pod(spec)
     return pod, *pod.run("--task", "extract", **OPTIONAL)
+
+
+def class_folders(folder: Path) -> Path:
+    random = np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 8)):
+        for name in ("light", "dark"):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 100, (8, 8, 3)) + (150 if name == "light" else 0)
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / split / name / f"{number}.png")
+    return folder
 
 
 def test_one_pod_extracts_and_another_without_a_gpu_trains_from_what_is_stored(extracted, record_of):
@@ -61,6 +80,15 @@ def test_a_helper_extracts_and_leaves_the_record_alone(make_pod, record_of, stor
     code, out, err = pod.run(JOB_COMPLETION_INDEX="0", **OPTIONAL)
     assert code == 0, err
     assert record_of(pod)["features"]["computed"] == 0
+
+
+def test_a_helper_that_cannot_help_ends_well_and_says_why(make_pod, record_of):
+    pod = make_pod(QUICK)
+    before = record_of(pod)
+    code, out, _ = pod.run(JOB_COMPLETION_INDEX="2")
+    assert code == 0
+    assert "This pod cannot help: spec.resources.gpus is 1 but" in out
+    assert record_of(pod) == before
 
 
 def test_a_gpu_that_is_held_and_cannot_be_used_ends_the_session_at_once(make_pod, record_of):

@@ -138,13 +138,16 @@ class FeatureCatalog:
             self._do(lambda: self._sets.update_one({"_id": wanted.key}, named), "name the weights")
         return FeatureSet(wanted.key, wanted.split, wanted.images, int(known["shardImages"]), wanted.feature_shape)
 
-    def find(self, recipe: str, split: str) -> StoredSet | None:
-        """Find the latest set of this recipe and split and mark it as used; None where there is none or it is damaged.
+    def find(self, split: str, *, key: str | None, recipe: str | None) -> StoredSet | None:
+        """Find a split's set by its key, or the latest of a recipe, and mark it as used.
+
+        None where there is none or its manifest is damaged.
 
         Whether its shards are there, and whether this trainer would compute the same, is for the caller to see.
         """
         there: Document = {"manifest": {"$exists": True}, "imageShape": {"$exists": True}}
-        wanted: Document = {"recipes": recipe, "split": split, "evicting": None, **there}
+        named = {"recipes": recipe} if key is None else {"_id": key}
+        wanted: Document = {**named, "split": split, "evicting": None, **there}
         known = self._do(lambda: self._sets.find_one(wanted, sort=[("lastUsedAt", -1)]), "find the features")
         if known is None or self._touch(known["_id"], recipe) is None:
             return None

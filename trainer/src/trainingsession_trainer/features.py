@@ -6,11 +6,12 @@ only for what is missing, and the base model once more for the complete model, w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property, partial
 from pathlib import Path
+from types import MappingProxyType
 
 import keras
 from pymongo.database import Database
@@ -66,6 +67,11 @@ class StoredFeatures:
         """Shape of one image's features."""
         return self.train.found.feature_shape
 
+    @property
+    def keys(self) -> Mapping[str, str]:
+        """Key of the set by split."""
+        return {part.found.split: part.found.key for part in (self.train, self.test)}
+
 
 @dataclass(frozen=True)
 class PreparedFeatures:
@@ -76,7 +82,6 @@ class PreparedFeatures:
     validation: Examples
     test: Examples
     feature_shape: tuple[int, ...]
-    keys: tuple[str, str]
     summary: FeaturesSummary
     base: Callable[[], BaseModel]
 
@@ -112,16 +117,22 @@ class SessionFeatures:
         return open_dataset(self._spec.dataset, self._work, self._reporter, self._stop)
 
     def prepare(
-        self, validate: Validate, *, stored_only: bool = False, memory_limit: int | None = None
+        self,
+        validate: Validate,
+        *,
+        stored_only: bool = False,
+        known: Mapping[str, str] = MappingProxyType({}),
+        memory_limit: int | None = None,
     ) -> PreparedFeatures:
         """Give the features of all images that the session uses, computing what is missing.
 
         A damaged shard is dropped and computed again. With `stored_only`, what is missing or damaged raises
-        AcceleratorError. `memory_limit` is in bytes; without it the pod's counts.
+        AcceleratorError. `known` are the keys that an earlier pod of the session has found, by split; `memory_limit`
+        is in bytes, without it the pod's counts.
         """
         loader = Loader(self._store, memory_budget(memory_limit), self._reporter)
         for repairs_left in reversed(range(_REPAIRS)):
-            found = self._find(validate)
+            found = self._find(validate, known)
             if found is None and stored_only:
                 raise AcceleratorError("Not all features are stored, and this attempt has no GPU to compute them.")
             stored = found or self._complete(validate)
@@ -142,7 +153,6 @@ class SessionFeatures:
             validation=validation,
             test=test,
             feature_shape=stored.feature_shape,
-            keys=(stored.train.found.key, stored.test.found.key),
             summary=self.summary(stored),
             base=base,
         )
@@ -187,12 +197,10 @@ class SessionFeatures:
             self._ours |= {(split.name, index): images for index, images in ours.items()}
         return StoredFeatures(dataset.class_names, parts[0], parts[1], base.image_shape)
 
-    def _find(self, validate: Validate) -> StoredFeatures | None:
-        """Find the sets by the session's recipe, if every shard that is needed is there."""
-        if self._session.recipe is None:
-            return None
-        train = self._find_part(self._session.recipe, "train", self._spec.dataset.subset)
-        test = train and self._find_part(self._session.recipe, "test", self._spec.dataset.test_subset)
+    def _find(self, validate: Validate, known: Mapping[str, str] = MappingProxyType({})) -> StoredFeatures | None:
+        """Find the sets by their keys or the session's recipe, if every shard that is needed is there."""
+        train = self._find_part("train", self._spec.dataset.subset, known)
+        test = train and self._find_part("test", self._spec.dataset.test_subset, known)
         if train is None or test is None:
             return None
         parts, manifest = (train[0], test[0]), train[1]
@@ -206,9 +214,12 @@ class SessionFeatures:
             )
         return found
 
-    def _find_part(self, recipe: str, split: str, subset: Decimal) -> tuple[Part, Manifest] | None:
+    def _find_part(self, split: str, subset: Decimal, known: Mapping[str, str]) -> tuple[Part, Manifest] | None:
         """Find a split whose shards are all there, as far as the subset needs them."""
-        stored = self._catalog.find(recipe, split)
+        recipe = self._session.recipe
+        if split not in known and recipe is None:
+            return None
+        stored = self._catalog.find(split, key=known.get(split), recipe=recipe)
         if stored is None or not _would_be_the_same(stored):
             return None
         part = Part(stored.found, stored.manifest.labels[: prefix(stored.found.images, subset)])

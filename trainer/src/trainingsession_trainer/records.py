@@ -107,9 +107,14 @@ class SessionRecord:
         """Store how many images are used and where their features came from."""
         self._write({"samples": samples, "features": features}, "store the sample counts")
 
-    def extracted(self) -> None:
-        """Say that all features are stored, so that the head can be trained without a GPU."""
-        self._write({"extracted": True}, "store that all features are there")
+    def extracted(self, keys: Mapping[str, str]) -> None:
+        """Say that all features are stored, and the key of each split's set: a head can be trained without a GPU."""
+        self._write({"extracted": True, "featureSets": keys}, "store that all features are there")
+
+    def extracted_sets(self) -> Mapping[str, str]:
+        """Give the keys that `extracted` has stored, by split."""
+        found = (self._read() or {}).get("featureSets")
+        return found if isinstance(found, dict) else {}
 
     def measured(self, accuracy: float) -> None:
         """Make the accuracy visible before the artifacts are made; it is certain, the result is not yet complete."""

@@ -18,7 +18,7 @@ from . import artifacts
 from .accelerators import check_accelerators
 from .checkpoints import Checkpoints, bind
 from .config import Session, parse_identity, parse_session
-from .errors import DataError, Stopped, TrainerError
+from .errors import AcceleratorError, DataError, SpecError, Stopped, TrainerError
 from .evaluation import evaluate, metrics_of
 from .feature_catalog import Use
 from .features import FeaturesSummary, PreparedFeatures, SessionFeatures, Validate
@@ -91,11 +91,15 @@ def run_session(
     reporter.phase("Extracting")
     validate = head_check(session)
     if task is Task.EXTRACT:
-        record.describe({}, _facts(features.summary(features.stored(validate))))
-        record.extracted()
+        stored = features.stored(validate)
+        record.describe({}, _facts(features.summary(stored)))
+        record.extracted(stored.keys)
         reporter.info("All features are stored; a Job without a GPU trains the head")
         return
-    prepared = features.prepare(validate, stored_only=task is Task.TRAIN)
+    if task is Task.TRAIN:
+        prepared = features.prepare(validate, stored_only=True, known=record.extracted_sets())
+    else:
+        prepared = features.prepare(validate)
     _check_parts(prepared)
     samples = {
         "train": len(prepared.train),
@@ -162,14 +166,20 @@ def help_extracting(
     reporter: Reporter,
     stop: Callable[[], bool],
 ) -> None:
-    """Compute features beside the session's first pod until no shard is left to take; writes no record."""
-    session = parse_session(document)
-    reporter.info(f"Helping to extract for session {session.namespace}/{session.name}: {describe(session)}")
-    check_accelerators(session.spec.resources, reporter)
-    with TemporaryDirectory(prefix="session-", dir=work) as folder, Use(database, session.uid, attempt) as use:
-        features = SessionFeatures(session, database, use, Path(folder), reporter, stop)
-        features.help(head_check(session))
-    reporter.info("No shard is left to compute; done")
+    """Compute features beside the session's first pod until no shard is left to take; writes no record.
+
+    What the session must end with is for its first pod to say; a helper that cannot help ends well and frees its GPU.
+    """
+    try:
+        session = parse_session(document)
+        reporter.info(f"Helping to extract for session {session.namespace}/{session.name}: {describe(session)}")
+        check_accelerators(session.spec.resources, reporter)
+        with TemporaryDirectory(prefix="session-", dir=work) as folder, Use(database, session.uid, attempt) as use:
+            SessionFeatures(session, database, use, Path(folder), reporter, stop).help(head_check(session))
+    except (SpecError, DataError, AcceleratorError) as error:
+        reporter.info(f"This pod cannot help: {error}")
+    else:
+        reporter.info("No shard is left to compute; done")
 
 
 def describe(session: Session) -> str:
