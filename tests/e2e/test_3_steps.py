@@ -1,4 +1,4 @@
-"""Sessions in several Jobs and pods on the real cluster: no GPU where none is needed, and pods that extract together."""
+"""Sessions in several Jobs and pods on a real cluster: no GPU where none is needed, pods that extract together."""
 
 import base64
 import contextlib
