@@ -179,14 +179,16 @@ class Checkpoints:
         if not isinstance(size, int) or not 0 < size <= most:
             raise SnapshotError("does not fit the head")
 
-        def attempt() -> bytes:
-            with self._bucket.open_download_stream(file) as stream:
-                return bytes(stream.read(size))
+        def attempt() -> bytes | None:
+            try:
+                with self._bucket.open_download_stream(file) as stream:
+                    return bytes(stream.read(size))
+            except (NoFile, CorruptGridFile):
+                return None
 
-        try:
-            data = patiently(attempt, "read the checkpoint", stop=self._stop)
-        except (NoFile, CorruptGridFile) as error:
-            raise SnapshotError("is missing or damaged") from error
+        data = patiently(attempt, "read the checkpoint", stop=self._stop)
+        if data is None:
+            raise SnapshotError("is missing or damaged")
         if hashlib.sha256(data).hexdigest() != named.get("sha256"):
             raise SnapshotError("is damaged: its SHA-256 is not the one in the record")
         return data
