@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from trainingsession_trainer.config import LOSSES, OPTIMIZERS, Loss, Optimizer
-from trainingsession_trainer.errors import SpecError, Stopped
+from trainingsession_trainer.errors import DivergedError, HostMemoryError, SpecError, Stopped
 from trainingsession_trainer.evaluation import evaluate, metrics_of, wilson_interval
 from trainingsession_trainer.head import build_head, standardize_from
 from trainingsession_trainer.objective import build_loss, build_optimizer, check_training
-from trainingsession_trainer.training import fit_head
+from trainingsession_trainer.training import fit_head, out_of_memory
 
 FAST = {"name": "adam", "config": {"learning_rate": 0.02}}
 
@@ -20,13 +20,15 @@ FAST = {"name": "adam", "config": {"learning_rate": 0.02}}
 def train(make_features, make_spec, new_checkpoints, reporter):
     """Trains a head on small features and returns it with its history and evaluation."""
 
-    def run(*, stop=lambda: False, validation: int = 60, **training):
-        spec = make_spec(training=training)
+    def run(*, stop=lambda: False, validation: int = 60, head: dict | None = None, **training):
+        spec = make_spec(training=training, head=head or {})
         parts = make_features(240), make_features(validation, seed=1), make_features(150, seed=2)
         keras.utils.set_random_seed(spec.training.seed)
-        head = build_head(spec.head, (2, 2, 9), 3, standardize_from(parts[0]))
-        history = fit_head(head, spec.training, *parts[:2], checkpoints=new_checkpoints(), reporter=reporter, stop=stop)
-        return head, history, evaluate(head, spec.training, parts[2])
+        model = build_head(spec.head, (2, 2, 9), 3, standardize_from(parts[0]))
+        history = fit_head(
+            model, spec.training, *parts[:2], checkpoints=new_checkpoints(), reporter=reporter, stop=stop
+        )
+        return model, history, evaluate(model, spec.training, parts[2])
 
     return run
 
@@ -77,11 +79,26 @@ def test_without_validation_images_the_last_epoch_counts(train) -> None:
 
 def test_divergence_ends_with_advice(train) -> None:
     with pytest.raises(
-        SpecError, match=r"^Training diverged: the loss became (nan|inf) in epoch \d.* lower spec\.training"
+        DivergedError, match=r"^Training diverged: the loss became (nan|inf) in epoch \d.* lower spec\.training"
     ):
         train(
             loss={"name": "mean_squared_error"}, optimizer={"name": "sgd", "config": {"learning_rate": 1e38}}, epochs=50
         )
+
+
+def test_a_batch_that_does_not_fit_into_memory_ends_with_advice(train) -> None:
+    # 46 TB for a batch of 32, which no check of shapes objects to.
+    layers = [{"type": "ZeroPadding2D", "config": {"padding": 100_000}}, {"type": "GlobalAveragePooling2D"}]
+    with pytest.raises(
+        HostMemoryError, match=r"^spec\.training\.batchSize is 32, for which memory is too small; lower it"
+    ):
+        train(head={"layers": layers}, epochs=1)
+
+
+def test_on_a_gpu_the_reason_is_its_memory() -> None:
+    error = out_of_memory(64, on_gpu=True)
+    assert (error.exit_code, error.reason) == (64, "OutOfGpuMemory")
+    assert "spec.training.batchSize is 64, for which the GPU's memory is too small; lower it" in str(error)
 
 
 def test_a_stop_is_noticed_within_an_epoch(train) -> None:

@@ -127,6 +127,15 @@ def test_text_of_a_user_is_data_to_mongodb(attempt, stored) -> None:
     assert isinstance(stored()["failure"]["at"], datetime)
 
 
+def test_a_failure_carries_its_reason_where_it_has_one(attempt, stored) -> None:
+    record = attempt("pod-1")
+    record.claim(TRAINER)
+    record.fail(64, "Training diverged.", "Diverged")
+    assert stored()["failure"]["reason"] == "Diverged"
+    record.fail(75, "Stopped.")
+    assert "reason" not in stored()["failure"]
+
+
 def test_a_new_attempt_starts_with_no_progress(attempt, stored) -> None:
     record = attempt("pod-1")
     record.claim(TRAINER)

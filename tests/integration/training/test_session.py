@@ -103,20 +103,45 @@ def test_another_session_finds_the_features(digits, make_pod, repo: Path, record
     assert features["key"] == first["key"]
 
 
-def test_a_stop_while_training_ends_with_75_and_keeps_the_features(make_pod, record_of) -> None:
-    pod = make_pod({**QUICK, "training": {"epochs": 10_000, "batchSize": 4}})
+def test_a_stop_while_training_ends_with_75_and_the_next_attempt_goes_on(make_pod, record_of, storage) -> None:
+    pod = make_pod({**QUICK, "training": {"epochs": 150, "batchSize": 4}})
     process = pod.start()
     for line in process.stdout:
-        if "Epoch     1/10000" in line:
+        if "Epoch   2/150" in line:
             process.send_signal(signal.SIGTERM)
             break
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "Stopped in epoch" in err
+    stopped = re.search(r"Stopped in epoch (\d+) of 150; the next attempt goes on with epoch \1\.", err)
+    assert stopped, err
     record = record_of(pod)
     assert record["failure"]["exitCode"] == 75
+    assert record["checkpoint"]["epoch"] == int(stopped[1]) - 1
     assert "result" not in record
     assert pod.termination_log.read_text("utf-8") in err
+
+    pod.replace()
+    code, out, err = pod.run()
+    assert code == 0, err
+    assert f"Going on after epoch {record['checkpoint']['epoch']} of 150" in out
+    assert out.count(" Epoch ") == 150 - record["checkpoint"]["epoch"]
+    record = record_of(pod)
+    assert record["progress"]["epoch"] == 150
+    assert "checkpoint" not in record
+    assert storage["checkpoints.files"].count_documents({"filename": pod.uid}) == 0
+
+
+def test_divergence_ends_with_64_its_reason_and_nothing_to_go_on_from(make_pod, record_of, storage) -> None:
+    optimizer = {"name": "sgd", "config": {"learning_rate": 1e38}}
+    pod = make_pod(
+        {**QUICK, "training": {"epochs": 50, "optimizer": optimizer, "loss": {"name": "mean_squared_error"}}}
+    )
+    code, _, err = pod.run()
+    assert code == 64, err
+    failure = record_of(pod)["failure"]
+    assert failure["reason"] == "Diverged"
+    assert failure["message"].startswith("Training diverged: the loss became ")
+    assert storage["checkpoints.files"].count_documents({"filename": pod.uid}) == 0
 
 
 SENTENCES = {

@@ -54,6 +54,7 @@ class Checkpoints:
         reporter: Reporter,
         stop: Callable[[], bool],
         every_seconds: float = SAVE_SECONDS,
+        last_seconds: float = LAST_SAVE_SECONDS,
     ) -> None:
         self._bucket = GridFSBucket(database, BUCKET)
         self._record = record
@@ -61,6 +62,7 @@ class Checkpoints:
         self._reporter = reporter
         self._stop = stop
         self._every_seconds = every_seconds
+        self._last_seconds = last_seconds
         self._latest: Snapshot | None = None
         self._stored = 0  # epochs in the checkpoint that the record names
         self._saving: _Saving | None = None
@@ -100,10 +102,10 @@ class Checkpoints:
     def save_latest(self) -> str:
         """Store the latest state before the attempt ends, and say what the next one goes on with.
 
-        Never raises StorageError: it gives up after LAST_SAVE_SECONDS.
+        Never raises StorageError: it gives up after `last_seconds`.
         """
         try:
-            self._save_last(time.monotonic() + LAST_SAVE_SECONDS)
+            self._save_last(time.monotonic() + self._last_seconds)
         except StorageError as error:
             trouble = f"the last epochs are lost ({str(error).rstrip('.')}); "
         else:
@@ -115,7 +117,7 @@ class Checkpoints:
     def remove(self) -> None:
         """Delete what nobody needs any more; raises nothing, what stays is an orphan for the sweeper."""
         if self._saving is not None:
-            self._saving.wait(LAST_SAVE_SECONDS)
+            self._saving.wait(self._last_seconds)
         self._delete_all()
 
     def _end_saving(self, seconds: float) -> bool:
@@ -138,7 +140,7 @@ class Checkpoints:
 
     def _save_last(self, deadline: float) -> None:
         if not self._end_saving(deadline - time.monotonic()):
-            raise StorageError(f"Could not store the checkpoint within {LAST_SAVE_SECONDS:.0f} s.")
+            raise StorageError(f"Could not store the checkpoint within {self._last_seconds:.0f} s.")
         if self._latest is None or self._latest.epoch == self._stored:
             return
         seconds = max(1.0, deadline - time.monotonic())  # 0 would be no limit at all
@@ -177,14 +179,16 @@ class Checkpoints:
         if not isinstance(size, int) or not 0 < size <= most:
             raise SnapshotError("does not fit the head")
 
-        def attempt() -> bytes:
-            with self._bucket.open_download_stream(file) as stream:
-                return bytes(stream.read(size))
+        def attempt() -> bytes | None:
+            try:
+                with self._bucket.open_download_stream(file) as stream:
+                    return bytes(stream.read(size))
+            except (NoFile, CorruptGridFile):
+                return None
 
-        try:
-            data = patiently(attempt, "read the checkpoint", stop=self._stop)
-        except (NoFile, CorruptGridFile) as error:
-            raise SnapshotError("is missing or damaged") from error
+        data = patiently(attempt, "read the checkpoint", stop=self._stop)
+        if data is None:
+            raise SnapshotError("is missing or damaged")
         if hashlib.sha256(data).hexdigest() != named.get("sha256"):
             raise SnapshotError("is damaged: its SHA-256 is not the one in the record")
         return data

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import IO, Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -75,16 +75,17 @@ def read_snapshot(data: bytes, like: Sequence[npt.NDArray[Any]], weights: int, b
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             header = json.loads(archive[_HEADER].tobytes())
-            other = next((key for key in binding if header["binding"].get(key) != binding[key]), None)
-            if other is not None:
-                raise SnapshotError(f"is of another {other}")
-            epochs = tuple(Epoch(**epoch) for epoch in header["epochs"])
-            best_epoch, count = header["best_epoch"], len(like)
-            arrays = [archive[str(index)] for index in range(len(archive.files) - 1)]
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, MemoryError, BadZipFile) as error:
+            arrays = tuple(archive[str(index)] for index in range(len(archive.files) - 1))
+        epochs = tuple(Epoch(**epoch) for epoch in header["epochs"])
+        belongs, best_epoch = dict(header["binding"]), header["best_epoch"]
+    except Exception as error:
+        # Bytes can be wrong in more ways than zipfile and NumPy document.
         raise SnapshotError(f"cannot be read ({type(error).__name__})") from error
-    state = tuple(arrays[:count])
-    best = state[:weights] if best_epoch == len(epochs) else tuple(arrays[count:])
+    for key, value in binding.items():
+        if belongs.get(key) != value:
+            raise SnapshotError(f"is of another {key}")
+    state = arrays[: len(like)]
+    best = state[:weights] if best_epoch == len(epochs) else arrays[len(like) :]
     wanted = [*like, *(like[:weights] if best_epoch is not None else ())]
     if [(each.shape, each.dtype) for each in (*state, *best)] != [(each.shape, each.dtype) for each in wanted]:
         raise SnapshotError("does not fit the head")
