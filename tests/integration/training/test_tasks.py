@@ -14,7 +14,6 @@ QUICK = {
     "training": {"epochs": 2, "optimizer": {"name": "adam"}},
     "resources": {"gpus": 1},
 }
-OPTIONAL = {"TRAININGSESSION_GPUS": "optional"}
 
 
 @pytest.fixture(scope="module", params=["known by its name", "an address"])
@@ -25,7 +24,7 @@ def extracted(request, make_pod, tmp_path_factory):
         folder = class_folders(tmp_path_factory.mktemp("images"))
         spec = {**QUICK, "dataset": {"uri": folder.as_uri()}}
     pod = make_pod(spec)
-    return pod, *pod.run("--task", "extract", **OPTIONAL)
+    return pod, *pod.run("--task", "extract")
 
 
 def class_folders(folder: Path) -> Path:
@@ -70,14 +69,14 @@ def test_without_a_gpu_features_that_are_not_stored_end_with_exit_code_76(make_p
 def test_a_helper_extracts_and_leaves_the_record_alone(make_pod, record_of, storage):
     pod = make_pod({**QUICK, "baseModel": {**QUICK["baseModel"], "inputSize": [44, 44]}})
     before = record_of(pod)
-    code, out, err = pod.run(JOB_COMPLETION_INDEX="1", **OPTIONAL)
+    code, out, err = pod.run(JOB_COMPLETION_INDEX="1")
     assert code == 0, err
     assert "No shard is left to compute; done" in out
     assert record_of(pod) == before
     assert storage["feature_uses"].count_documents({"session": pod.uid}) == 0
 
     pod.replace()
-    code, out, err = pod.run(JOB_COMPLETION_INDEX="0", **OPTIONAL)
+    code, out, err = pod.run(JOB_COMPLETION_INDEX="0")
     assert code == 0, err
     assert record_of(pod)["features"]["computed"] == 0
 
@@ -85,7 +84,7 @@ def test_a_helper_extracts_and_leaves_the_record_alone(make_pod, record_of, stor
 def test_a_helper_that_cannot_help_ends_well_and_says_why(make_pod, record_of):
     pod = make_pod(QUICK)
     before = record_of(pod)
-    code, out, _ = pod.run(JOB_COMPLETION_INDEX="2")
+    code, out, _ = pod.run(JOB_COMPLETION_INDEX="2", TRAININGSESSION_GPUS="required")
     assert code == 0
     assert "This pod cannot help: spec.resources.gpus is 1 but" in out
     assert record_of(pod) == before
@@ -93,7 +92,7 @@ def test_a_helper_that_cannot_help_ends_well_and_says_why(make_pod, record_of):
 
 def test_a_gpu_that_is_held_and_cannot_be_used_ends_the_session_at_once(make_pod, record_of):
     pod = make_pod(QUICK)
-    code, out, err = pod.run()
+    code, out, err = pod.run(TRAININGSESSION_GPUS="required")
     assert code == 76
     assert "spec.resources.gpus is 1 but this image's TensorFlow is built without CUDA" in err
     assert "Building" not in out
