@@ -139,7 +139,7 @@ class _Loop:
         self._stop = stop
         self._train_step = tf.function(lambda x, y: head.train_step((x, truth(y))), reduce_retracing=True)
         self._test_step = tf.function(lambda x, y: head.test_step((x, truth(y))), reduce_retracing=True)
-        self._variables = [*head.weights, *optimizer_variables(head.optimizer)]
+        self._variables = [*head.weights, *head.optimizer.variables]
 
     def state(self) -> tuple[npt.NDArray[Any], ...]:
         """Copy the head's weights and the optimizer's variables."""
@@ -212,11 +212,3 @@ def _after(
     if best is None or epoch.figures["val_loss"] < snapshot.epochs[best - 1].figures["val_loss"]:
         return Snapshot(epochs, state, epoch.number, state[:weights])
     return Snapshot(epochs, state, best, snapshot.best)
-
-
-def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
-    """List all that changes in an optimizer; Keras's own list leaves out a product that Nadam carries on."""
-    listed = list(optimizer.variables)
-    known = {id(variable) for variable in listed}
-    others = [value for value in vars(optimizer).values() if isinstance(value, keras.Variable)]
-    return listed + [variable for variable in others if id(variable) not in known]
