@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from real_mongod import RealMongod
-from trainingsession_trainer.checkpoints import Checkpoints, bind
+from trainingsession_trainer.checkpoints import Checkpoints
 from trainingsession_trainer.config import parse_session
 from trainingsession_trainer.mongodb import connect
 from trainingsession_trainer.records import Replaced, Result, SessionRecord, create_record
 from trainingsession_trainer.snapshot import Epoch, Snapshot
+from trainingsession_trainer.training import bind
 
 LIKE = (np.zeros((40, 50), np.float32), np.zeros(3, np.float32))
 IN_THE_BACKGROUND = {"every_seconds": 0.0}

@@ -58,12 +58,17 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(train) -> Non
     assert not all(np.array_equal(one, two) for one, two in zip(weights[0], weights[2]))
 
 
-def test_the_weights_of_the_best_epoch_are_kept(train) -> None:
+def test_the_weights_of_the_best_epoch_are_kept(train, make_features) -> None:
     # A rate at which the loss goes up and down, so that the best epoch is not the last.
     settings = {"optimizer": {"name": "rmsprop", "config": {"learning_rate": 0.3}}, "epochs": 8, "seed": 3}
-    _, history, _ = train(**settings)
+    best, history, _ = train(**settings)
     losses = [epoch.figures["val_loss"] for epoch in history.epochs]
     assert history.kept == int(np.argmin(losses)) + 1
+    validation = make_features(60, seed=1)
+    truth = keras.utils.to_categorical(validation.labels, 3)
+    figures = best.evaluate(validation.features.astype(np.float32), truth, verbose=0, return_dict=True)
+    assert figures["loss"] == pytest.approx(history.kept_epoch.figures["val_loss"], rel=1e-4)
+    assert figures["accuracy"] == pytest.approx(history.kept_epoch.figures["val_accuracy"])
     assert history.kept < 8
     head, last, _ = train(**settings, restoreBest=False)
     assert last.kept == 8

@@ -132,10 +132,10 @@ def test_a_stop_while_training_ends_with_75_and_the_next_attempt_goes_on(make_po
 
 
 def test_divergence_ends_with_64_its_reason_and_nothing_to_go_on_from(make_pod, record_of, storage) -> None:
-    optimizer = {"name": "sgd", "config": {"learning_rate": 1e38}}
-    pod = make_pod(
-        {**QUICK, "training": {"epochs": 50, "optimizer": optimizer, "loss": {"name": "mean_squared_error"}}}
-    )
+    # Weights that overflow once they are squared.
+    dense = {"type": "Dense", "config": {"units": 4, "kernel_regularizer": {"class_name": "L2", "config": {}}}}
+    training = {"optimizer": {"name": "sgd", "config": {"learning_rate": 1e30}}}
+    pod = make_pod({**QUICK, "head": {"layers": [dense]}, "training": training})
     code, _, err = pod.run()
     assert code == 64, err
     failure = record_of(pod)["failure"]

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from threading import Thread
 from typing import IO, Any, cast
 
-import keras
 import numpy.typing as npt
 import pymongo
 from bson import ObjectId
@@ -26,7 +23,6 @@ from gridfs.synchronous.grid_file import GridIn
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
-from .config import Session
 from .errors import StorageError
 from .mongodb import PATIENCE_SECONDS, Document, patiently
 from .records import Replaced, SessionRecord
@@ -249,15 +245,3 @@ class _Saving:
             self._save()
         except BaseException as error:  # noqa: BLE001 - raised again by result()
             self._error = error
-
-
-def bind(session: Session, key: str) -> Binding:
-    """Name all that must be the same for training to go on; `key` is that of the features."""
-    dataset = session.spec.dataset
-    parts = {
-        "head": asdict(session.spec.head),
-        "training": asdict(session.spec.training),
-        "images": [str(dataset.subset), str(dataset.validation_split)],
-    }
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return {"session": session.uid, "spec": digest, "feature set": key, "Keras version": keras.__version__}

@@ -16,7 +16,7 @@ from pymongo.database import Database
 
 from . import artifacts
 from .accelerators import check_accelerators
-from .checkpoints import Checkpoints, bind
+from .checkpoints import Checkpoints
 from .config import Session, parse_identity, parse_session
 from .errors import AcceleratorError, DataError, SpecError, Stopped, TrainerError
 from .evaluation import evaluate, metrics_of
@@ -28,7 +28,7 @@ from .objective import check_training
 from .records import Published, Result, SessionRecord
 from .reporting import Reporter
 from .task import Task
-from .training import fit_head
+from .training import bind, fit_head
 
 IMAGE_VARIABLE = "TRAININGSESSION_IMAGE"
 

@@ -8,10 +8,12 @@ starts from a snapshot of the state.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -22,12 +24,12 @@ import tensorflow as tf
 from .errors import DivergedError, GpuMemoryError, HostMemoryError, SpecError, Stopped
 from .objective import build_loss, build_optimizer, wants_one_hot
 from .records import Replaced
-from .snapshot import Epoch, Snapshot
+from .snapshot import Binding, Epoch, Snapshot
 
 if TYPE_CHECKING:
     from .batches import Examples
     from .checkpoints import Checkpoints
-    from .config import Training
+    from .config import Session, Training
     from .reporting import Reporter
 
 # Looking at the loss waits for the accelerator, which would otherwise have its next steps queued already.
@@ -51,6 +53,18 @@ class History:
 def evaluation_batch(batch_size: int) -> int:
     """Images that are predicted at once: more than are trained on, but less when those are made less."""
     return max(batch_size, min(_EVALUATION_BATCH, 8 * batch_size))
+
+
+def bind(session: Session, key: str) -> Binding:
+    """Name all that must be the same for training to go on from a checkpoint; `key` is that of the features."""
+    dataset = session.spec.dataset
+    parts = {
+        "head": asdict(session.spec.head),
+        "training": asdict(session.spec.training),
+        "images": [str(dataset.subset), str(dataset.validation_split)],
+    }
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return {"session": session.uid, "spec": digest, "feature set": key, "Keras version": keras.__version__}
 
 
 def fit_head(
@@ -125,7 +139,7 @@ class _Loop:
         self._stop = stop
         self._train_step = tf.function(lambda x, y: head.train_step((x, truth(y))), reduce_retracing=True)
         self._test_step = tf.function(lambda x, y: head.test_step((x, truth(y))), reduce_retracing=True)
-        self._variables = [*head.weights, *optimizer_variables(head.optimizer)]
+        self._variables = [*head.weights, *head.optimizer.variables]
 
     def state(self) -> tuple[npt.NDArray[Any], ...]:
         """Copy the head's weights and the optimizer's variables."""
@@ -198,11 +212,3 @@ def _after(
     if best is None or epoch.figures["val_loss"] < snapshot.epochs[best - 1].figures["val_loss"]:
         return Snapshot(epochs, state, epoch.number, state[:weights])
     return Snapshot(epochs, state, best, snapshot.best)
-
-
-def optimizer_variables(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
-    """List all that changes in an optimizer; Keras's own list leaves out a product that Nadam carries on."""
-    listed = list(optimizer.variables)
-    known = {id(variable) for variable in listed}
-    others = [value for value in vars(optimizer).values() if isinstance(value, keras.Variable)]
-    return listed + [variable for variable in others if id(variable) not in known]
