@@ -3,11 +3,12 @@
     4 bytes magic, 1 version, 1 codec, 1 data type, 1 number of axes, 4 per axis, then the payload (little endian):
 
     RAW      the values
-    PLANES   4 bytes length of what follows, the values' highest bytes compressed by zstd, their lower bytes as they are
-    MASKED   4 bytes length, one bit per value that tells whether it is non-zero, then PLANES of the non-zero ones
+    MASKED   one bit per value that tells whether it is non-zero, then of those that are: their lower bytes as they are,
+             plane by plane, and their highest bytes compressed by zstd
 
-Only a value's highest byte (sign and exponent) repeats; the others are as good as random and cost time for nothing. The
-zeros that a ReLU leaves take a bit each. docs/codecs.md compares this with other codecs on features of six base models.
+Most base models end in a ReLU, whose zeros take a bit each. Of the other values only the highest byte (sign and
+exponent) repeats; the lower ones are as good as random. Without zeros nothing that was tried is read as fast as the
+values themselves: docs/codecs.md compares codecs on features of six base models.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -27,39 +27,37 @@ Unsigned = npt.NDArray[np.unsignedinteger]
 
 MAGIC = b"TSFT"
 VERSION = 2
-RAW, PLANES, MASKED = range(3)
-WORTHWHILE = 0.95  # of the plain bytes: what gains less is not worth its decoding
-MASK_WORTHWHILE = 0.75  # of the planes without a mask, which are decoded twice as fast
+RAW, MASKED = range(2)
+WORTHWHILE = 0.6  # of the plain bytes: what gains less is not worth its decoding
 _DTYPES: dict[int, np.dtype[np.generic]] = {0: np.dtype("<f2"), 1: np.dtype("<f4")}
+_LOWER = {2: (("u1", 0),), 4: (("<u2", 0), ("u1", 16))}  # by bytes per value: type and first bit of each lower plane
 _PREFIX = struct.Struct("<4sBBBB")
-_LENGTH = struct.Struct("<I")
 _MAX_AXES = 8
 # Level 1 only codes the bytes by how often they occur; higher levels look for repetitions, which are not there.
 _LEVEL = 1
 _BLOCK = 1 << 16  # values that stay in the processor's cache from one step to the next; a multiple of 8
-_SAMPLE_RUNS, _SAMPLE_RUN = 64, 4096
+_SAMPLE_RUNS, _SAMPLE_RUN = 32, 4096
 
 
 class CodecError(ValueError):
     """The bytes are not what they should be: damaged, cut, or of another array."""
 
 
-def encode(array: Array) -> bytes:
+def encode(array: Array) -> memoryview:
     """Pack a float16 or float32 array of any shape; raises ValueError for another type."""
     codes = {dtype: code for code, dtype in _DTYPES.items()}
     dtype = array.dtype.newbyteorder("<")
     if dtype not in codes or array.ndim > _MAX_AXES:
         raise ValueError(f"features are float16 or float32 with at most {_MAX_AXES} axes, not {array.dtype}")
     bits = _bits(np.ascontiguousarray(array, dtype).reshape(-1))
-    codec = choose(bits)
-    payload = [bits.data]
-    if codec != RAW:
-        payload = _pack(bits, masked=codec == MASKED)
-        if _size(payload) > WORTHWHILE * bits.nbytes:
-            # The sample was not like the rest.
-            codec, payload = RAW, [bits.data]
-    header = _PREFIX.pack(MAGIC, VERSION, codec, codes[dtype], array.ndim)
-    return b"".join((header, struct.pack(f"<{array.ndim}I", *array.shape), *payload))
+    codec, payload = RAW, [bits.data]
+    # All values are masked only when those of the sample gain by it, and stored raw when they were unlike the others.
+    if _gains(sample := _sample(bits), _mask(sample)) and _gains(bits, masked := _mask(bits)):
+        codec, payload = MASKED, masked
+    header = _PREFIX.pack(MAGIC, VERSION, codec, codes[dtype], array.ndim) + struct.pack(
+        f"<{array.ndim}I", *array.shape
+    )
+    return _joined([memoryview(header), *payload])
 
 
 def decode(data: bytes | memoryview, shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
@@ -74,30 +72,39 @@ def decode(data: bytes | memoryview, shape: Sequence[int], dtype: npt.DTypeLike)
     if magic != MAGIC or version != VERSION:
         raise CodecError("the bytes are no features of a known version")
     start = _PREFIX.size + 4 * axes
-    if axes > _MAX_AXES or len(data) < start or code not in _DTYPES or codec not in (RAW, PLANES, MASKED):
+    if axes > _MAX_AXES or len(data) < start or code not in _DTYPES or codec not in (RAW, MASKED):
         raise CodecError("the header of the features is damaged")
     found = struct.unpack_from(f"<{axes}I", data, _PREFIX.size)
     if found != tuple(shape) or _DTYPES[code] != np.dtype(dtype).newbyteorder("<"):
         raise CodecError(f"features of {_DTYPES[code]}{list(found)} where {np.dtype(dtype)}{list(shape)} are expected")
-    payload, count = memoryview(data)[start:], math.prod(found)
-    if codec == RAW:
-        return _plain(payload, count, _DTYPES[code]).reshape(found)
-    return _unpack(payload, count, _DTYPES[code], masked=codec == MASKED).reshape(found)
-
-
-def choose(bits: Unsigned) -> int:
-    """Choose the codec by runs of values from all over the array: trying all of them on all values would cost more."""
-    step = max(_SAMPLE_RUN, len(bits) // _SAMPLE_RUNS)
-    sample = np.concatenate([bits[start : start + _SAMPLE_RUN] for start in range(0, len(bits), step)] or [bits])
-    planes, masked = (_size(_pack(sample, masked=masked)) for masked in (False, True))
-    if min(planes, masked) > WORTHWHILE * sample.nbytes:
-        return RAW
-    return MASKED if masked < MASK_WORTHWHILE * planes else PLANES
+    unpack = _plain if codec == RAW else _unmask
+    return unpack(memoryview(data)[start:], math.prod(found), _DTYPES[code]).reshape(found)
 
 
 def _bits(flat: Array) -> Unsigned:
     """Look at the values as integers, so that -0.0 counts as a value and NaN keeps its payload."""
     return flat.view(f"<u{flat.dtype.itemsize}")
+
+
+def _sample(bits: Unsigned) -> Unsigned:
+    """Take runs of values from all over the array, all values of a small one."""
+    step = max(_SAMPLE_RUN, len(bits) // _SAMPLE_RUNS)
+    return np.concatenate([bits[:0], *(bits[start : start + _SAMPLE_RUN] for start in range(0, len(bits), step))])
+
+
+def _gains(bits: Unsigned, packed: Sequence[memoryview]) -> bool:
+    return sum(part.nbytes for part in packed) < WORTHWHILE * bits.nbytes
+
+
+def _joined(parts: Sequence[memoryview]) -> memoryview:
+    # NumPy's memory comes in huge pages, that of bytes.join does not, which takes five times as long.
+    data = np.empty(sum(part.nbytes for part in parts), np.uint8).data
+    end = 0
+    for part in parts:
+        start, end = end, end + part.nbytes
+        if part.nbytes:
+            data[start:end] = part.cast("B")
+    return data
 
 
 def _plain(data: memoryview, count: int, dtype: np.dtype[np.generic]) -> Array:
@@ -107,101 +114,65 @@ def _plain(data: memoryview, count: int, dtype: np.dtype[np.generic]) -> Array:
     return values.copy() if data.readonly else values
 
 
-def _size(parts: Sequence[memoryview]) -> int:
-    return sum(part.nbytes for part in parts)
-
-
-def _pack(bits: Unsigned, *, masked: bool) -> list[memoryview]:
-    """Give the length of mask and highest bytes, both of these, and the planes of lower bytes."""
+def _mask(bits: Unsigned) -> list[memoryview]:
+    """Give the bitmask, the planes of lower bytes, and the compressed highest bytes."""
     width, count = bits.dtype.itemsize, len(bits)
-    mask = np.empty(_mask_bytes(count, masked=masked), np.uint8)
-    top = np.empty(count, np.uint8)
-    lower = [np.empty(count, kind) for kind, _ in _lower(width)]
+    mask = np.empty((count + 7) // 8, np.uint8)
+    planes = [(np.empty(count, kind), bit) for kind, bit in _LOWER[width]]
+    planes.append((np.empty(count, np.uint8), 8 * width - 8))
     kept = np.empty(min(count, _BLOCK), bits.dtype)
     shifted = np.empty_like(kept)
     filled = 0
     for start in range(0, count, _BLOCK):
         block = bits[start : start + _BLOCK]
-        if masked:
-            present = block != 0
-            mask[start // 8 : (start + len(block) + 7) // 8] = np.packbits(present)
-            where = np.flatnonzero(present)  # several times as fast as an index of booleans
-            block = block.take(where, out=kept[: len(where)], mode="clip")
-        end, high = filled + len(block), shifted[: len(block)]
-        top[filled:end] = np.right_shift(block, 8 * width - 8, out=high)
-        for plane, (_, shift) in zip(lower, _lower(width)):
-            plane[filled:end] = np.right_shift(block, shift, out=high)  # the assignment cuts off what is higher
+        present = block != 0
+        mask[start // 8 : (start + len(block) + 7) // 8] = np.packbits(present)
+        where = np.flatnonzero(present)  # three times as fast as an index of booleans
+        end = filled + len(where)
+        values, part = kept[: len(where)], shifted[: len(where)]
+        block.take(where, out=values, mode="clip")
+        for plane, bit in planes:
+            plane[filled:end] = np.right_shift(values, bit, out=part)  # what is higher is cut off by the assignment
         filled = end
-    compressed = zstandard.ZstdCompressor(level=_LEVEL).compress(top[:filled].data)
-    length = _LENGTH.pack(len(mask) + len(compressed))
-    return [memoryview(length), mask.data, memoryview(compressed), *(plane[:filled].data for plane in lower)]
+    *lower, top = [plane[:filled].data for plane, _ in planes]
+    return [mask.data, *lower, memoryview(zstandard.ZstdCompressor(level=_LEVEL).compress(top))]
 
 
-def _unpack(data: memoryview, count: int, dtype: np.dtype[np.generic], *, masked: bool) -> Array:
-    """Undo `_pack`; every length is checked before a value is made of it."""
-    start = _LENGTH.size + _mask_bytes(count, masked=masked)
-    middle = _LENGTH.size + _LENGTH.unpack_from(data)[0] if len(data) >= _LENGTH.size else 0
-    if not start <= middle <= len(data):
-        raise CodecError("the features are cut")
-    mask = np.frombuffer(data[_LENGTH.size : start], np.uint8) if masked else None
-    present = count if mask is None else _count_present(mask, count)
-    if len(data) - middle != present * (dtype.itemsize - 1):
-        raise CodecError(f"{len(data) - middle} lower bytes where {present * (dtype.itemsize - 1)} are expected")
-    planes: list[tuple[Unsigned, int]] = [(_decompress(data[start:middle], present), 8 * dtype.itemsize - 8)]
-    for kind, shift in _lower(dtype.itemsize):
-        end = middle + present * np.dtype(kind).itemsize
-        planes.append((np.frombuffer(data[middle:end], kind), shift))
-        middle = end
-
-    bits = _bits((np.empty if mask is None else np.zeros)(count, dtype))
-    half = count // 2 // _BLOCK * _BLOCK
-    filled = half if mask is None else int(np.count_nonzero(np.unpackbits(mask[: half // 8])))
-    with ThreadPoolExecutor(1) as other:
-        first = other.submit(_join, bits[:half], mask, planes)
-        rest = [(plane[filled:], bit) for plane, bit in planes]
-        _join(bits[half:], None if mask is None else mask[half // 8 :], rest)
-        first.result()
-    return bits.view(dtype)
-
-
-def _join(bits: Unsigned, mask: Bytes | None, planes: Sequence[tuple[Unsigned, int]]) -> None:
-    """Write to `bits` the values whose planes begin at the given bits, where the mask has a bit."""
-    joined = np.empty(min(len(bits), _BLOCK), bits.dtype)
-    shifted = np.empty_like(joined)
-    filled = 0
-    for start in range(0, len(bits), _BLOCK):
-        block = bits[start : start + _BLOCK]
-        where = None if mask is None else _present(mask[start // 8 :], len(block))
-        target = block if where is None else joined[: len(where)]
-        end, part = filled + len(target), shifted[: len(target)]
-        (top, bit), *lower = planes
-        target[...] = top[filled:end]
-        target <<= bit
-        for plane, bit in lower:
-            part[...] = plane[filled:end]
-            target |= np.left_shift(part, bit, out=part)
-        if where is not None:
-            block[where] = target
-        filled = end
-
-
-def _lower(width: int) -> tuple[tuple[str, int], ...]:
-    """List the planes below the highest byte: their type, and the bit at which they begin."""
-    return (("u1", 0),) if width == 2 else (("<u2", 0), ("u1", 16))
-
-
-def _mask_bytes(count: int, *, masked: bool) -> int:
-    return (count + 7) // 8 if masked else 0
-
-
-def _present(mask: Bytes, count: int) -> npt.NDArray[np.intp]:
-    return np.flatnonzero(np.unpackbits(mask[: (count + 7) // 8], count=count).view(np.bool_))
-
-
-def _count_present(mask: Bytes, count: int) -> int:
+def _unmask(data: memoryview, count: int, dtype: np.dtype[np.generic]) -> Array:
+    """Undo `_mask`; every length is checked before a value is made of it."""
+    end = (count + 7) // 8
+    if len(data) < end:
+        raise CodecError("the bitmask of the features is cut")
+    mask = np.frombuffer(data[:end], np.uint8)
     if count % 8 and mask[-1] & (0xFF >> count % 8):
         raise CodecError("the bitmask of the features has more bits than values")
-    return int(np.count_nonzero(np.unpackbits(mask)))
+    present = int(np.bitwise_count(mask).sum(dtype=np.int64))
+    planes: list[tuple[Unsigned, int]] = []
+    for kind, bit in _LOWER[dtype.itemsize]:
+        start, end = end, end + present * np.dtype(kind).itemsize
+        if len(data) < end:
+            raise CodecError("the features are cut")
+        planes.append((np.frombuffer(data[start:end], kind), bit))
+    top = _decompress(data[end:], present)
+
+    bits = _bits(np.zeros(count, dtype))
+    joined = np.empty(min(count, _BLOCK), bits.dtype)
+    shifted = np.empty_like(joined)
+    filled = 0
+    for low in range(0, count, _BLOCK):
+        block = bits[low : low + _BLOCK]
+        some = np.unpackbits(mask[low // 8 : (low + _BLOCK) // 8], count=len(block))
+        where = np.flatnonzero(some.view(np.bool_))
+        end = filled + len(where)
+        values, part = joined[: len(where)], shifted[: len(where)]
+        values[...] = top[filled:end]
+        values <<= 8 * dtype.itemsize - 8
+        for plane, bit in planes:
+            part[...] = plane[filled:end]
+            values |= np.left_shift(part, bit, out=part)
+        block[where] = values
+        filled = end
+    return bits.view(dtype)
 
 
 def _decompress(data: memoryview, size: int) -> Bytes:

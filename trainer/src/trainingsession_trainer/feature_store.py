@@ -15,7 +15,6 @@ import contextlib
 import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -155,16 +154,14 @@ class FeatureStore:
         data = encode(features)
         name = _shard_id(found, index)
         file_id = ObjectId()
-        with ThreadPoolExecutor(1) as hashing:
-            digest = hashing.submit(lambda: hashlib.sha256(data).hexdigest())
-            try:
-                self._do(lambda: self._files.write(file_id, name, data), "store features")
-            except BaseException:
-                self._delete(file_id)
-                raise
+        try:
+            self._do(lambda: self._files.write(file_id, name, data), "store features")
+        except BaseException:
+            self._delete(file_id)
+            raise
         values = {
             "file": file_id,
-            "sha256": digest.result(),
+            "sha256": hashlib.sha256(data).hexdigest(),
             "bytes": len(data),
             "images": len(features),
             "dtype": features.dtype.name,

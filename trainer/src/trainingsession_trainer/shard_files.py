@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,12 @@ from bson import Int64, ObjectId
 from pymongo import ASCENDING
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, OperationFailure
+from pymongo.write_concern import WriteConcern
 
 from .mongodb import Document
 
 CHUNK_BYTES = 1024 * 1024
-_CHUNKS_PER_REPLY = 4  # while one reply is hashed, the next is on its way
+_CHUNKS_PER_REPLY = 4  # as many as stay in the processor's cache until they are hashed
 _DUPLICATE = 11000
 
 
@@ -28,11 +28,12 @@ class ShardFiles:
     """The files of one bucket. Methods raise PyMongoError; the same call may be repeated after one."""
 
     def __init__(self, database: Database[Document], bucket: str) -> None:
-        self._files = database[bucket].files
+        # The chunks, which follow, wait for a majority: that covers what the same primary wrote before.
+        self._files = database[bucket].files.with_options(write_concern=WriteConcern(1))
         self._chunks = database[bucket].chunks
         self._indexed = False
 
-    def write(self, file_id: ObjectId, name: str, data: bytes) -> None:
+    def write(self, file_id: ObjectId, name: str, data: bytes | memoryview) -> None:
         """Store a file; when this returns, a majority of the replica set has it on disk."""
         if not self._indexed:
             self._chunks.create_index([("files_id", ASCENDING), ("n", ASCENDING)], unique=True)
@@ -45,7 +46,7 @@ class ShardFiles:
         }
         self._files.update_one({"_id": file_id}, [{"$set": description}], upsert=True)
         chunks = (
-            {"files_id": file_id, "n": n, "data": data[start : start + CHUNK_BYTES]}
+            {"files_id": file_id, "n": n, "data": bytes(data[start : start + CHUNK_BYTES])}
             for n, start in enumerate(range(0, len(data), CHUNK_BYTES))
         )
         try:
@@ -64,13 +65,13 @@ class ShardFiles:
         chunks = self._chunks.find(
             {"files_id": file_id}, {"_id": 0, "n": 1, "data": 1}, sort=[("n", ASCENDING)], batch_size=_CHUNKS_PER_REPLY
         )
-        with chunks, ThreadPoolExecutor(1) as hashing:
+        with chunks:
             for expected, chunk in enumerate(chunks):
                 start, end = end, end + len(chunk["data"])
                 if chunk["n"] != expected or end > size:
                     return None
                 data[start:end] = chunk["data"]
-                hashing.submit(digest.update, data[start:end])
+                digest.update(data[start:end])
         return data if end == size and digest.hexdigest() == sha256 else None
 
     def delete(self, file_id: ObjectId) -> None:

@@ -46,11 +46,10 @@ def relu(count, zeros, dtype=np.float16):
 def test_each_kind_of_features_takes_its_own_codec():
     kinds = {
         "noise": (noise(100_000), codec.RAW, 1),
-        "no zeros": (relu(100_000, 0), codec.PLANES, 0.85),
-        "no zeros, wide": (relu(100_000, 0, np.float32), codec.PLANES, 0.9),
-        "few zeros": (relu(100_000, 0.15), codec.PLANES, 0.9),
-        "zeros": (relu(100_000, 0.6), codec.MASKED, 0.4),
-        "zeros, wide": (relu(100_000, 0.6, np.float32), codec.MASKED, 0.4),
+        "no zeros": (relu(100_000, 0), codec.RAW, 1),
+        "few zeros": (relu(100_000, 0.2), codec.RAW, 1),
+        "zeros": (relu(100_000, 0.5), codec.MASKED, 0.5),
+        "zeros, wide": (relu(100_000, 0.5, np.float32), codec.MASKED, 0.5),
         "nothing but zeros": (np.zeros(100_000, np.float16), codec.MASKED, 0.07),
     }
     for name, (array, expected, share) in kinds.items():
@@ -78,12 +77,6 @@ def test_features_that_differ_from_their_sample_are_not_larger_than_raw():
     assert np.array_equal(codec.decode(data, array.shape, np.float16).view(np.uint16), array.view(np.uint16))
 
 
-def test_little_gain_is_not_worth_decoding():
-    array = noise(10_000)
-    array[np.random.default_rng(0).random(10_000) < 0.08] = 0  # of these 8 %, the mask takes 6.25 back
-    assert codec_of(codec.encode(array)) == codec.RAW
-
-
 def test_raw_features_are_read_where_they_are():
     array = noise(4096)
     data = bytearray(codec.encode(array))
@@ -96,7 +89,7 @@ def test_negative_zero_is_a_value():
     assert np.signbit(codec.decode(codec.encode(array), array.shape, np.float16)).sum() == 128
 
 
-KINDS = {"noise": noise(512), "no zeros": relu(512, 0), "zeros": relu(512, 0.5), "wide": relu(512, 0.5, np.float32)}
+KINDS = {"noise": noise(512), "zeros": relu(512, 0.5), "wide": relu(512, 0.5, np.float32)}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -125,7 +118,7 @@ def test_a_mask_with_bits_beyond_the_last_value_is_refused():
     array = relu(510, 0.5)
     data = bytearray(codec.encode(array))
     assert codec_of(data) == codec.MASKED
-    data[12 + 4 + 63] |= 1
+    data[12 + 63] |= 1
     with pytest.raises(codec.CodecError, match="more bits than values"):
         codec.decode(bytes(data), array.shape, np.float16)
 
@@ -133,7 +126,7 @@ def test_a_mask_with_bits_beyond_the_last_value_is_refused():
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=80), st.booleans())
 def test_strange_bytes_are_refused_or_of_the_expected_shape(tail, header):
-    start = struct.pack("<4sBBBB", codec.MAGIC, codec.VERSION, tail[0] % 3 if tail else 0, 0, 1) if header else b""
+    start = struct.pack("<4sBBBB", codec.MAGIC, codec.VERSION, tail[0] % 2 if tail else 0, 0, 1) if header else b""
     start += struct.pack("<I", 6) if header else b""
     try:
         array = codec.decode(start + tail, (6,), np.float16)
