@@ -24,12 +24,13 @@ def free_port() -> int:
 
 
 class RealMongod:
-    """One mongod process; `arguments` go to its command line (for authentication, for example)."""
+    """One mongod process; `arguments` go to its command line (for authentication, for example), `prefix` before it."""
 
-    def __init__(self, folder: Path, arguments: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, arguments: tuple[str, ...] = (), prefix: tuple[str, ...] = ()) -> None:
         self.folder = folder
         self.port = free_port()
         self.arguments = arguments
+        self.prefix = prefix
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -46,6 +47,7 @@ class RealMongod:
         data.mkdir(parents=True, exist_ok=True)
         self.process = subprocess.Popen(
             [
+                *self.prefix,
                 str(mongod_binary()), "--dbpath", str(data), "--port", str(self.port), "--bind_ip", "127.0.0.1",
                 "--replSet", "rs0", "--wiredTigerCacheSizeGB", "0.25", "--nounixsocket",
                 "--logpath", str(self.folder / "mongod.log"), "--logappend", *self.arguments,

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from .base_models import BaseModel
+from .claims import Claims
 from .datasets import Split
 from .errors import DataError, SpecError, Stopped
 from .extractor import Extractor, Floats
@@ -52,34 +53,38 @@ class Extraction:
         computed. Raises SpecError or DataError when the features are useless, StorageError, Stopped.
         """
         ours: dict[int, int] = {}
-        with _Storing(lambda index, features: self._store_shard(found, index, features)) as storing:
+        claims = Claims(self._store, found, shards)
+        with _Storing(lambda *shard: self._store_shard(found, *shard)) as storing:
             while True:
-                there = self._store.finished(found, shards)
-                stored = sum(int(document["images"]) for document in there.values())
+                claims.look()
                 # The shard that is being stored counts as done, and only once.
-                stored += 0 if storing.index in there else storing.images
+                stored = claims.images + (storing.images if storing.index in claims.missing else 0)
                 computed = sum(ours.values()) + storing.images
                 told(stored, computed, self._rate())
-                missing = [index for index in range(shards) if index not in there and index != storing.index]
-                if not missing and storing.index is None:
+                if not claims.missing and storing.index is None:
                     return ours
-                if missing and self._stop():
-                    raise Stopped("Stopped before all features were computed; the next attempt finds those stored.")
-                claimed = next((index for index in missing if self._store.claim(found, index)), None)
+                begun = claims.images > 0
+                claimed = None
+                if claims.missing.keys() - {storing.index}:
+                    if self._stop():
+                        raise Stopped("Stopped before all features were computed; the next attempt finds those stored.")
+                    claimed = claims.claim(besides=storing.index)
                 if claimed is not None:
+                    started = time.monotonic()
                     features = self._compute(
                         split,
                         found,
                         claimed,
                         lambda done: told(stored + done, computed + done, self._rate()),  # noqa: B023 - called within this turn
                     )
+                    seconds = time.monotonic() - started
                     try:
                         ours |= storing.finish()
                     except BaseException:
                         self._store.release(found, claimed)
                         raise
-                    storing.start(claimed, features)
-                    if there:
+                    storing.start(claimed, features, seconds)
+                    if begun:
                         continue
                     # The set's first shard: features that are useless end the session before more are computed.
                 elif storing.index is None:
@@ -108,8 +113,8 @@ class Extraction:
             self._store.release(found, index)
             raise
 
-    def _store_shard(self, found: FeatureSet, index: int, features: Floats) -> bool:
-        """Store a claimed shard; False when the claim was lost."""
+    def _store_shard(self, found: FeatureSet, index: int, features: Floats, seconds: float) -> bool:
+        """Store a claimed shard that took so long to compute; False when the claim was lost."""
         try:
             check_finite(features, self._base.precision)
             dtype = self._store.stored_type(found.key)
@@ -119,7 +124,12 @@ class Extraction:
             # A later shard may hold what float16 cannot; it is then stored wider, and the set is read as float32.
             wide = float(np.abs(features).max(initial=0)) > FLOAT16_LARGEST
             self._store.renew(found, index)
-            facts = {"tensorflow": tf.__version__, "keras": keras.__version__}
+            facts = {
+                "tensorflow": tf.__version__,
+                "keras": keras.__version__,
+                "seconds": seconds,
+                "device": "GPU" if tf.config.list_logical_devices("GPU") else "CPU",
+            }
             return self._store.finish(found, index, features.astype(np.float32 if wide else dtype), facts)
         except BaseException:
             self._store.release(found, index)
@@ -132,7 +142,7 @@ class Extraction:
 class _Storing:
     """Stores one shard in a thread of its own, while the next is computed; what is begun is ended with the block."""
 
-    def __init__(self, store: Callable[[int, Floats], bool]) -> None:
+    def __init__(self, store: Callable[[int, Floats, float], bool]) -> None:
         self._store = store
         self._thread = ThreadPoolExecutor(1, "store")
         self._result: Future[bool] | None = None
@@ -145,10 +155,10 @@ class _Storing:
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown(wait=True)
 
-    def start(self, index: int, features: Floats) -> None:
-        """Begin to store a shard; the one before must be finished."""
+    def start(self, index: int, features: Floats, seconds: float) -> None:
+        """Begin to store a shard that took so long to compute; the one before must be finished."""
         self.index, self.images = index, len(features)
-        self._result = self._thread.submit(self._store, index, features)
+        self._result = self._thread.submit(self._store, index, features, seconds)
 
     def finish(self) -> dict[int, int]:
         """Wait for the shard that is being stored; gives its images by index, nothing where its claim was lost."""

@@ -12,21 +12,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from bson import ObjectId
-from gridfs import GridFSBucket
-from gridfs.errors import CorruptGridFile, NoFile
+from pymongo import ReturnDocument
 from pymongo.database import Database
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo.errors import PyMongoError
 
 from .codec import CodecError, decode, encode
 from .feature_sets import FeatureSet
-from .mongodb import Document, patiently
+from .mongodb import PATIENCE_SECONDS, Document, patiently
+from .shard_files import ShardFiles
 
 T = TypeVar("T")
 Array = npt.NDArray[np.generic]
@@ -41,12 +41,17 @@ class FeatureStore:
     """The feature sets of one database, as one process uses them. Every method raises StorageError and Stopped."""
 
     def __init__(
-        self, database: Database[Document], stop: Callable[[], bool], lease_seconds: float = LEASE_SECONDS
+        self,
+        database: Database[Document],
+        stop: Callable[[], bool],
+        lease_seconds: float = LEASE_SECONDS,
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
         self._sets = database["feature_sets"]
         self._shards = database["feature_shards"]
-        self._bucket = GridFSBucket(database, BUCKET)
+        self._files = ShardFiles(database, BUCKET)
         self._stop = stop
+        self._patience = patience
         self.lease_seconds = lease_seconds
         self._token = uuid.uuid4().hex
 
@@ -79,19 +84,41 @@ class FeatureStore:
         wanted = {"_id": _shard_id(found, index), "file": {"$type": "objectId"}}
         return self._do(lambda: self._shards.find_one(wanted), "find the features")
 
+    def look(self, found: FeatureSet, indices: Iterable[int]) -> tuple[dict[int, int], set[int]]:
+        """Give of these shards those that are there, with their images, and those that somebody else computes now."""
+        there = {"$eq": [{"$type": "$file"}, "objectId"]}
+        leased = {"$and": [{"$gt": ["$leaseUntil", "$$NOW"]}, {"$ne": ["$token", self._token]}]}
+        wanted = {"_id": {"$in": [_shard_id(found, index) for index in indices]}}
+        answer = {"_id": 0, "index": 1, "images": 1, "there": there, "leased": leased}
+        documents = self._do(
+            lambda: list(self._shards.aggregate([{"$match": wanted}, {"$project": answer}])), "find the features"
+        )
+        images = {int(document["index"]): int(document["images"]) for document in documents if document["there"]}
+        busy = {int(document["index"]) for document in documents if document["leased"] and not document["there"]}
+        return images, busy
+
     def claim(self, found: FeatureSet, index: int) -> bool:
         """Take a shard that is neither there nor leased by somebody else; repeating it is harmless."""
-        name = _shard_id(found, index)
-        passed = {"$expr": {"$lte": [{"$ifNull": ["$leaseUntil", _EPOCH]}, "$$NOW"]}}
-        free = {"_id": name, "file": None, "$or": [{"token": self._token}, passed]}
-        lease = [{"$set": {"token": self._token, "leaseUntil": self._until()}}]
-        fresh = {"$setOnInsert": {"set": found.key, "index": index}}
+        passed = {"$lte": [{"$ifNull": ["$leaseUntil", _EPOCH]}, "$$NOW"]}
+        mine = {"$eq": ["$token", self._token]}
+        free = {"$and": [{"$eq": [{"$ifNull": ["$file", None]}, None]}, {"$or": [mine, passed]}]}
+        # In one step, and decided in the update: MongoDB's clock cannot be in the filter of an upsert.
+        values = {
+            "set": {"$literal": found.key},
+            "index": index,
+            "token": {"$cond": [free, self._token, "$token"]},
+            "leaseUntil": {"$cond": [free, self._until(), "$leaseUntil"]},
+        }
 
         def attempt() -> bool:
-            # Made first, because MongoDB's clock cannot be in the filter of an upsert.
-            with contextlib.suppress(DuplicateKeyError):
-                self._shards.update_one({"_id": name}, fresh, upsert=True)
-            return self._shards.update_one(free, lease).matched_count == 1
+            document = self._shards.find_one_and_update(
+                {"_id": _shard_id(found, index)},
+                [{"$set": values}],
+                {"token": 1},
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+            )
+            return document is not None and document.get("token") == self._token
 
         return self._do(attempt, "claim a shard of features")
 
@@ -109,12 +136,16 @@ class FeatureStore:
     def finish(self, found: FeatureSet, index: int, features: Array, facts: Mapping[str, Any]) -> bool:
         """Store a claimed shard; False, with nothing left behind, when the claim was lost meanwhile."""
         data = encode(features)
-        digest = hashlib.sha256(data).hexdigest()
         name = _shard_id(found, index)
-        file_id = self._do(lambda: self._upload(name, data), "store features")
+        file_id = ObjectId()
+        try:
+            self._do(lambda: self._files.write(file_id, name, data), "store features")
+        except BaseException:
+            self._delete(file_id)
+            raise
         values = {
             "file": file_id,
-            "sha256": digest,
+            "sha256": hashlib.sha256(data).hexdigest(),
             "bytes": len(data),
             "images": len(features),
             "dtype": features.dtype.name,
@@ -135,25 +166,17 @@ class FeatureStore:
         return finished
 
     def read(self, found: FeatureSet, index: int, document: Mapping[str, Any]) -> Array | None:
-        """Read a shard that is there [n, *feature_shape]; None when it is damaged or missing."""
+        """Read a shard that is there [n, *feature_shape]; None when it is damaged or missing. Any thread may do it."""
         shape = found.shape(index)
         dtype = np.dtype(str(document.get("dtype", "float16")))
         plain = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         if dtype not in (np.float16, np.float32) or not 0 <= int(document.get("bytes", -1)) <= plain + _SLACK_BYTES:
             return None
 
-        def attempt() -> bytes | None:
-            try:
-                with self._bucket.open_download_stream(document["file"]) as stream:
-                    return bytes(stream.read()) if stream.length == document["bytes"] else None
-            except (NoFile, CorruptGridFile):
-                return None
-
-        data = self._do(attempt, "read features")
-        if data is None or hashlib.sha256(data).hexdigest() != document.get("sha256"):
-            return None
+        file_id, digest = document["file"], str(document.get("sha256"))
+        data = self._do(lambda: self._files.read(file_id, int(document["bytes"]), digest), "read features")
         try:
-            return decode(data, shape, dtype)
+            return None if data is None else decode(data, shape, dtype)
         except CodecError:
             return None
 
@@ -166,16 +189,13 @@ class FeatureStore:
     def _until(self) -> Document:
         return {"$add": ["$$NOW", int(1000 * self.lease_seconds)]}
 
-    def _upload(self, name: str, data: bytes) -> ObjectId:
-        return self._bucket.upload_from_stream(name, data)
-
     def _delete(self, file_id: ObjectId) -> None:
         # What cannot be deleted now is an orphan for the sweeper.
-        with contextlib.suppress(NoFile, PyMongoError):
-            self._bucket.delete(file_id)
+        with contextlib.suppress(PyMongoError):
+            self._files.delete(file_id)
 
     def _do(self, operation: Callable[[], T], what: str) -> T:
-        return patiently(operation, what, stop=self._stop)
+        return patiently(operation, what, self._patience, self._stop)
 
 
 def _shard_id(found: FeatureSet, index: int) -> str:
