@@ -15,7 +15,6 @@ from bson import Int64, ObjectId
 from pymongo import ASCENDING
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, OperationFailure
-from pymongo.write_concern import WriteConcern
 
 from .mongodb import Document
 
@@ -28,8 +27,7 @@ class ShardFiles:
     """The files of one bucket. Methods raise PyMongoError; the same call may be repeated after one."""
 
     def __init__(self, database: Database[Document], bucket: str) -> None:
-        # The chunks, which follow, wait for a majority: that covers what the same primary wrote before.
-        self._files = database[bucket].files.with_options(write_concern=WriteConcern(1))
+        self._files = database[bucket].files
         self._chunks = database[bucket].chunks
         self._indexed = False
 
