@@ -114,7 +114,7 @@ def prepare_features(
     check_memory(sum(needed for _, needed in wanted), base.feature_shape, 2, limit)
     store = FeatureStore(database, stop)
     parts = [_Part(split, _open_set(store, base, dataset, split), needed) for split, needed in wanted]
-    source = _Source(store, Extraction(store, base, stop), parts, reporter)
+    source = _Source(store, Extraction(store, base, stop, reporter.info), parts, reporter)
     for part in parts:
         source.complete(part)
 
