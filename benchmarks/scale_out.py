@@ -55,7 +55,7 @@ class PausingExtraction(Extraction):
     """The trainer's extraction with that in place of the base model."""
 
     def __init__(self, store: FeatureStore, extractor: Pausing) -> None:
-        super().__init__(store, base=Float32(), stop=lambda: False)  # type: ignore[arg-type]
+        super().__init__(store, base=Float32(), stop=lambda: False, say=lambda _: None)  # type: ignore[arg-type]
         self.__dict__["_extractor"] = extractor
 
 

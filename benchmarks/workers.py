@@ -46,7 +46,7 @@ def worker(uri: str, database: str, core: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (SHARDS * SHARD_IMAGES, 32, 32, 3), np.uint8)
     digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
     split = make_split("train", ("noise",), np.zeros(len(images), np.int32), digests, ArrayImages(images))
-    extraction = Extraction(FeatureStore(connect(uri, database), never), base, never)
+    extraction = Extraction(FeatureStore(connect(uri, database), never), base, never, quiet().info)
     # One small set of its own has everything compiled.
     extraction.complete(split, FeatureSet(f"warm-{core}", "train", 64, 64, base.feature_shape), 1, lambda *_: None)
     print("ready", flush=True)

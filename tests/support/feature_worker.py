@@ -68,7 +68,7 @@ class Work:
 
     def complete(self, told=lambda *_: None):
         """Give the images computed here."""
-        extraction = Extraction(self.store, self.base, lambda: False)
+        extraction = Extraction(self.store, self.base, lambda: False, lambda _: None)
         return sum(extraction.complete(self.split, self.found, self.shards, told).values())
 
     def stored(self):

@@ -12,7 +12,6 @@ import pytest
 from trainingsession_trainer import config
 from trainingsession_trainer.base_models import classifiers, find_classifier, open_base_model, preprocess
 from trainingsession_trainer.errors import DataError, SpecError
-from trainingsession_trainer.extractor import Extractor
 from trainingsession_trainer.reporting import Reporter
 
 NAMES = sorted(classifiers())
@@ -95,11 +94,3 @@ def test_a_file_that_is_no_weights_file_is_refused(tmp_path):
 def test_weights_none_are_the_same_every_time(tmp_path):
     one, other = (opened(tmp_path, name="MobileNet", weights="none", inputSize=[32, 32]) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(one.network.get_weights(), other.network.get_weights()))
-
-
-def test_large_images_of_one_size_are_resized_one_by_one_to_the_same_pixels(tmp_path):
-    small, large = (
-        Extractor(opened(tmp_path, name="MobileNet", weights="none", inputSize=[32, 32]).for_images(shape), bool)
-        for shape in ((64, 64, 3), (65, 64, 3))
-    )
-    assert (small._input_shape, large._input_shape) == ((64, 64, 3), (32, 32, 3))

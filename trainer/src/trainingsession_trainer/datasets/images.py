@@ -114,7 +114,8 @@ def _rgb(image: Pillow.Image) -> Pillow.Image:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         opaque = image.convert("RGBA")
         return Pillow.alpha_composite(Pillow.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
-    return image.convert("RGB")
+    # `convert` would copy an image that is RGB already.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _unreadable(name: str, error: BaseException) -> DataError:

@@ -1,4 +1,4 @@
-"""A data set as the rest of the trainer sees it: two splits of images in their order, read one at a time."""
+"""A data set as the rest of the trainer sees it: two splits of images in their order, read as they are needed."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ class Images(ABC):
     def shape(self, index: int) -> Shape:
         """Size of one image without decoding it; raises DataError naming it."""
 
+    def read_into(self, indices: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+        """Decode images of one size into `out` [n, height, width, 3]; raises DataError naming the image."""
+        for place, index in enumerate(indices.tolist()):
+            out[place] = self.read(index)
+
 
 class ArrayImages(Images):
     """Images of one size in an array [n, height, width, 3] or [n, height, width] (grey)."""
@@ -44,6 +49,11 @@ class ArrayImages(Images):
         """Give the size that all images have."""
         height, width = self._array[index].shape[:2]
         return (int(height), int(width), 3)
+
+    def read_into(self, indices: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+        """Copy images as RGB."""
+        images = self._array[indices]
+        out[:] = images[..., None] if images.ndim == 3 else images
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,17 @@ class Split:
     def image(self, index: int) -> Image:
         """Decode image `index` of the order, uint8 [height, width, 3]; raises DataError naming it."""
         return self.images.read(int(self.places[index]))
+
+    def shape(self, index: int) -> Shape:
+        """Size of image `index` of the order, without decoding it; raises DataError naming it."""
+        return self.images.shape(int(self.places[index]))
+
+    def read(self, low: int, out: NDArray[np.uint8]) -> None:
+        """Decode n images of one size, from image `low` of the order on, into `out` [n, height, width, 3].
+
+        Raises DataError naming the image.
+        """
+        self.images.read_into(self.places[low : low + len(out)], out)
 
     def common_shape(self, stop: Stop) -> Shape | None:
         """Measure the images: the size that all of them have, None where sizes differ; raises DataError, Stopped."""
