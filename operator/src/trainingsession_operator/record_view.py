@@ -18,7 +18,7 @@ from .status import Reason
 PHASES = {"Extracting": "Extracting", "Training": "Training", "Publishing": "Training"}
 LARGEST = 2**53
 MESSAGE_LENGTH = 4096
-FAILURES = {Reason.DIVERGED, Reason.OUT_OF_GPU_MEMORY}
+FAILURES = {Reason.DIVERGED, Reason.OUT_OF_GPU_MEMORY, Reason.OUT_OF_MEMORY}
 """Reasons that a trainer may give; every other reason is the operator's to find."""
 
 

@@ -143,7 +143,13 @@ def test_the_failure_of_another_attempt_is_not_this_ones():
 
 @pytest.mark.parametrize(
     ("reason", "taken"),
-    [("Diverged", "Diverged"), ("OutOfGpuMemory", "OutOfGpuMemory"), ("ResultPublished", None), (["Diverged"], None)],
+    [
+        ("Diverged", "Diverged"),
+        ("OutOfGpuMemory", "OutOfGpuMemory"),
+        ("OutOfMemory", "OutOfMemory"),
+        ("ResultPublished", None),
+        (["Diverged"], None),
+    ],
 )
 def test_of_a_trainers_reasons_only_its_own_are_taken(reason, taken):
     left = record(failure={"exitCode": 64, "message": "No.", "attempt": "pod-1", "reason": reason})
