@@ -1,9 +1,15 @@
-"""Extraction beside the bare base model, and a first session beside a second one on the same features.
+"""Extraction beside the bare base model and beside the usual way, and a first session beside a second one.
 
-With random weights and a real mongod: speed does not depend on what the images show. The bare model is the same
-compiled function, fed again and again with one batch that is in memory already: no reading, no encoding, no storage.
-Extraction is timed over four shards, from images in memory to features in GridFS, after one small shard that has it
-compiled. Rounds alternate, so that a machine that slows down slows both. The sessions are of the 1,797 digits.
+Extraction is timed from images (an array in memory, or JPEG files) to features in GridFS on a real mongod: decoding,
+resizing, computing, encoding, storing. Its peers, in the same process:
+
+- the bare model: the Keras model in a tf.function, fed again and again with one float32 batch of the input's size that
+  is in memory already, as large as the batches of the extraction; it reads, resizes and stores nothing;
+- the usual way: decode everything, resize everything to float32 in memory, `model.predict`, one npz file.
+
+Rounds alternate, so that a machine that slows down slows all of them. With the CIFAR-10 JPEG files and the ImageNet
+weights of MobileNet where TS_SHARED_DATA (or ../shared/data) has them, else with arrays of noise and random weights
+only: those of MobileNet give features so small that they are stored as float32. The sessions are of the 1,797 digits.
 """
 
 from __future__ import annotations
@@ -11,10 +17,13 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import os
 import statistics
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +32,9 @@ import tensorflow as tf
 from pymongo.database import Database
 
 from trainingsession_trainer import config
-from trainingsession_trainer.base_models import open_base_model
+from trainingsession_trainer.base_models import BaseModel, open_base_model
+from trainingsession_trainer.datasets import Split
+from trainingsession_trainer.datasets.folder import open_folder
 from trainingsession_trainer.datasets.splits import ArrayImages, make_split
 from trainingsession_trainer.embedded import embedded_mongod
 from trainingsession_trainer.extraction import Extraction
@@ -36,63 +47,112 @@ from trainingsession_trainer.reporting import Reporter
 from trainingsession_trainer.run import run_attempt
 
 ROUNDS = 3
-SHARDS = 4
-CASES: dict[str, dict[str, Any]] = {
-    "InceptionV3 139x139": {"name": "InceptionV3", "inputSize": [139, 139]},
-    "ResNet50 64x64": {"name": "ResNet50", "inputSize": [64, 64]},
-    "MobileNet 0.25 96x96": {"name": "MobileNet", "arguments": {"alpha": 0.25}, "inputSize": [96, 96]},
+BARE_SECONDS = 4
+DATA = Path(os.environ.get("TS_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+JPEGS = DATA / "cifar10.tar.gz"
+MOBILENET = DATA / "weights" / "mobilenet-0.25-imagenet.weights.h5"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A base model; how many images are extracted, and how many go the usual way."""
+
+    base: dict[str, Any]
+    images: int
+    usual: int
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        if self.base["name"] == "MobileNet" and MOBILENET.is_file():
+            return {**self.base, "weightsFrom": {"uri": f"file://{MOBILENET.resolve()}"}}
+        return {**self.base, "weights": "none"}
+
+
+CASES = {
+    "InceptionV3 139x139": Case({"name": "InceptionV3", "inputSize": [139, 139]}, 4_096, 1_024),
+    "MobileNet 0.25 96x96": Case(
+        {"name": "MobileNet", "arguments": {"alpha": 0.25}, "inputSize": [96, 96]}, 16_384, 4_096
+    ),
 }
 
 
-def document(base: dict[str, Any], subset: float) -> dict[str, Any]:
+def document(base: dict[str, Any]) -> dict[str, Any]:
     return {
         "apiVersion": config.API_VERSION,
         "kind": config.KIND,
         "metadata": {"namespace": "default", "name": "benchmark", "uid": str(uuid.uuid4())},
         "spec": {
-            "dataset": {"name": "digits", "subset": subset},
-            "baseModel": {**base, "weights": "none"},
+            "dataset": {"name": "digits"},
+            "baseModel": base,
             "head": {"layers": [{"type": "GlobalAveragePooling2D"}]},
             "training": {"optimizer": {"name": "adam"}, "epochs": 20},
         },
     }
 
 
+def opened(case: Case) -> BaseModel:
+    spec = config.parse_session(document(case.spec)).spec.base_model
+    return open_base_model(spec, Path(), quiet(), never).for_images((32, 32, 3))
+
+
+def noise(count: int) -> Split:
+    images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
+    digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
+    return make_split("train", ("noise",), np.zeros(count, np.int32), digests, ArrayImages(images))
+
+
+def first(split: Split, count: int) -> Split:
+    """Take the first images; a data set's order makes that a fair sample."""
+    return replace(split, labels=split.labels[:count], digests=split.digests[:count], places=split.places[:count])
+
+
 class Bench:
-    """One base model, and noise of 32 x 32 pixels to feed it."""
+    """Images per second of one base model on one split, in three ways."""
 
-    def __init__(self, base: dict[str, Any]) -> None:
-        spec = config.parse_session(document(base, 1)).spec.base_model
-        self.base = open_base_model(spec, Path(), quiet(), never).for_images((32, 32, 3))
-        self.shard = images_per_shard(self.base.feature_shape)
-        self.images = np.random.default_rng(0).integers(0, 256, (SHARDS * self.shard, 32, 32, 3), np.uint8)
+    def __init__(self, base: BaseModel, split: Split, usual: int, work: Path) -> None:
+        self._base, self._split, self._usual, self._work = base, split, usual, work
+        self.size = self._find_size()
+        model = base.resized_model()
+        shape = (self.size, *base.input_size, 3)
+        self._bare = tf.function(lambda images: model(images, training=False), input_signature=[tf.TensorSpec(shape)])
+        self._batch = tf.constant(np.random.default_rng(0).integers(0, 256, shape).astype(np.float32))
+        self._bare(self._batch)
 
-    def bare_speed(self) -> float:
-        """Images per second of the compiled model alone, after one call that compiles it."""
-        extractor = Extractor(self.base, never)
-        batch = tf.constant(self.images[: extractor._batch])
-        extractor._run(batch)
+    def _find_size(self) -> int:
+        sizes: list[int] = []
+        extractor = Extractor(self._base, never, lambda line: sizes.append(int(line.split(" of ")[1].split()[0])))
+        while not sizes:
+            extractor.features(self._split, 0, len(self._split), lambda *_: None)
+        return sizes[0]
+
+    def bare(self) -> float:
         images, started = 0, time.perf_counter()
-        while time.perf_counter() - started < 6:
-            extractor._run(batch).numpy()
-            images += extractor._batch
+        while time.perf_counter() - started < BARE_SECONDS:
+            self._bare(self._batch).numpy()
+            images += self.size
         return images / (time.perf_counter() - started)
 
-    def extraction_speed(self, database: Database[Document]) -> float:
-        """Images per second from images in memory to features in GridFS."""
-        extraction = Extraction(FeatureStore(database, never), self.base, never)
-        self._extract(extraction, "warm", 64, 64)
+    def extraction(self, database: Database[Document]) -> float:
+        extraction = Extraction(FeatureStore(database, never), self._base, never, lambda _: None, batch=self.size)
+        shard = images_per_shard(self._base.feature_shape)
+        self._extract(extraction, "compiled", first(self._split, 64), shard)
         started = time.perf_counter()
-        self._extract(extraction, "timed", len(self.images), self.shard)
-        return len(self.images) / (time.perf_counter() - started)
+        self._extract(extraction, "timed", self._split, shard)
+        return len(self._split) / (time.perf_counter() - started)
 
-    def _extract(self, extraction: Extraction, key: str, count: int, shard: int) -> None:
-        images = self.images[:count]
-        digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
-        split = make_split("train", ("noise",), np.zeros(count, np.int32), digests, ArrayImages(images))
-        found = FeatureSet(key, "train", count, shard, self.base.feature_shape)
-        done = extraction.complete(split, found, found.shards_for(count), lambda *_: None)
-        assert sum(done.values()) == count
+    def _extract(self, extraction: Extraction, key: str, split: Split, shard: int) -> None:
+        found = FeatureSet(key, "train", len(split), shard, self._base.feature_shape)
+        done = extraction.complete(split, found, found.shards_for(len(split)), lambda *_: None)
+        assert sum(done.values()) == len(split)
+
+    def usual(self) -> float:
+        model = self._base.resized_model()
+        model.predict(np.zeros((32, *self._base.input_size, 3), np.float32), verbose=0)
+        started = time.perf_counter()
+        images = np.stack([self._split.image(index) for index in range(self._usual)])
+        resized = tf.image.resize(images.astype(np.float32), self._base.input_size).numpy()
+        np.savez(self._work / "features.npz", model.predict(resized, verbose=0))
+        return self._usual / (time.perf_counter() - started)
 
 
 def seconds_to_accuracy(base: dict[str, Any], database: Database[Document], work: Path) -> float:
@@ -105,12 +165,45 @@ def seconds_to_accuracy(base: dict[str, Any], database: Database[Document], work
                 found.append(time.perf_counter())
             return len(text)
 
-    session = document(base, 1)
+    session = document(base)
     identity = config.parse_identity(session)
     create_record(database, identity.uid, identity.namespace, identity.name)
     started = time.perf_counter()
     run_attempt(session, database, "benchmark", work=work, reporter=Reporter(Watch()), stop=lambda: False)
     return found[0] - started
+
+
+def compare_speeds(fresh: Callable[[], Database[Document]], jpegs: Split | None, work: Path) -> None:
+    head = ("batch", "bare model", "extraction", "of bare", "usual way", "x usual")
+    print(f"{'images/s, median of ' + str(ROUNDS):28}" + "".join(f"{word:>12}" for word in head))
+    for name, case in CASES.items():
+        base = opened(case)
+        for kind, split in {"array": noise(case.images), "JPEG": jpegs and first(jpegs, case.images)}.items():
+            if split is None:
+                print(f"{name + ' ' + kind:28} left out: {JPEGS} is not there")
+                continue
+            bench = Bench(base, split, case.usual, work)
+            speeds = [(bench.bare(), bench.extraction(fresh()), bench.usual()) for _ in range(ROUNDS)]
+            bare, ours, usual = (statistics.median(column) for column in zip(*speeds))
+            of_bare = statistics.median(row[1] / row[0] for row in speeds)
+            of_usual = statistics.median(row[1] / row[2] for row in speeds)
+            print(
+                f"{name + ' ' + kind:28}{bench.size:12}{bare:12.0f}{ours:12.0f}{of_bare:12.2f}"
+                f"{usual:12.0f}{of_usual:12.2f}",
+                flush=True,
+            )
+
+
+def compare_sessions(fresh: Callable[[], Database[Document]], work: Path) -> None:
+    print(f"\n{'seconds to the accuracy':28}{'first':>12}{'second':>12}{'ratio':>12}")
+    for name, case in CASES.items():
+        seconds = []
+        for _ in range(ROUNDS):
+            database = fresh()
+            seconds.append([seconds_to_accuracy(case.spec, database, work) for _ in range(2)])
+        one, other = (statistics.median(column) for column in zip(*seconds))
+        ratio = statistics.median(row[0] / row[1] for row in seconds)
+        print(f"{name:28}{one:12.1f}{other:12.1f}{ratio:12.1f}", flush=True)
 
 
 def never() -> bool:
@@ -130,27 +223,9 @@ def main() -> None:
         def fresh() -> Database[Document]:
             return connect(uri, f"benchmark_{uuid.uuid4().hex[:8]}")
 
-        print(f"{'images/s, median of ' + str(ROUNDS):28} {'bare model':>11} {'extraction':>11} {'ratio':>6}")
-        for name, base in CASES.items():
-            bench, bare, stored = Bench(base), [], []
-            for _ in range(ROUNDS):
-                bare.append(bench.bare_speed())
-                stored.append(bench.extraction_speed(fresh()))
-            ratio = statistics.median(s / b for s, b in zip(stored, bare))
-            print(
-                f"{name:28} {statistics.median(bare):11.0f} {statistics.median(stored):11.0f} {ratio:6.2f}", flush=True
-            )
-        print(f"\n{'seconds to the accuracy':28} {'first':>11} {'second':>11} {'ratio':>6}")
-        for name, base in CASES.items():
-            first, second = [], []
-            for _ in range(ROUNDS):
-                database = fresh()
-                first.append(seconds_to_accuracy(base, database, work))
-                second.append(seconds_to_accuracy(base, database, work))
-            ratio = statistics.median(a / b for a, b in zip(first, second))
-            print(
-                f"{name:28} {statistics.median(first):11.1f} {statistics.median(second):11.1f} {ratio:6.1f}", flush=True
-            )
+        jpegs = open_folder(JPEGS, JPEGS.name, work, quiet(), never).train if JPEGS.is_file() else None
+        compare_speeds(fresh, jpegs, work)
+        compare_sessions(fresh, work)
 
 
 if __name__ == "__main__":

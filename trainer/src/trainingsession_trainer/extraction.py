@@ -33,19 +33,25 @@ class Extraction:
     """Completes feature sets: computes what is missing, waits for what other sessions compute."""
 
     def __init__(
-        self, store: FeatureStore, base: BaseModel, stop: Callable[[], bool], say: Callable[[str], None]
+        self,
+        store: FeatureStore,
+        base: BaseModel,
+        stop: Callable[[], bool],
+        say: Callable[[str], None],
+        batch: int | None = None,
     ) -> None:
         self._store = store
         self._base = base
         self._stop = stop
         self._say = say
+        self._batch = batch
         self._seconds = 0.0
         self._images = 0
 
     @cached_property
     def _extractor(self) -> Extractor:
         # Made when the first shard is missing: compiling takes seconds.
-        return Extractor(self._base, self._stop, self._say)
+        return Extractor(self._base, self._stop, self._say, self._batch)
 
     def complete(
         self, split: Split, found: FeatureSet, shards: int, told: Told, *, wait: bool = True
