@@ -94,6 +94,7 @@ def test_a_session_without_its_optional_parts_is_read_with_the_definitions_defau
         "gpuWhenCached": read.resources.gpu_when_cached,
         "gpuForHead": read.resources.gpu_for_head,
         "workers": read.resources.workers,
+        "extractionBatchSize": None,  # of no meaning to the operator
         "cpu": read.resources.cpu,
         "memory": read.resources.memory,
     }

@@ -161,6 +161,7 @@ class Resources:
     gpu_when_cached: str = accepts("never", enum=("never", "always"))
     gpu_for_head: str = accepts("always", enum=("always", "never"))
     workers: int = accepts(1, minimum=1, maximum=64)
+    extraction_batch_size: int | None = accepts(None, minimum=1, maximum=4096)
     cpu: int | str = accepts("2", minimum=1, maximum=1024, max_length=32)
     memory: int | str = accepts("4Gi", minimum=536870912, max_length=32)
 

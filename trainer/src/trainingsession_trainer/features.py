@@ -180,7 +180,9 @@ class SessionFeatures:
         for split, subset in subsets:
             found = self._open_set(base, dataset, split)
             parts.append(Part(found, split.labels[: prefix(len(split), subset)].astype("int32")))
-        extraction = Extraction(self._store, base, self._stop, self._reporter.info)
+        extraction = Extraction(
+            self._store, base, self._stop, self._reporter.info, self._spec.resources.extraction_batch_size
+        )
         done: dict[str, int] = {}
         total = sum(part.total for part in parts)
         for part, (split, _) in zip(parts, subsets):
