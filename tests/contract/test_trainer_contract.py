@@ -139,7 +139,7 @@ def test_the_cpu_limit_in_thousandths_sizes_the_trainers_threads(pod, tmp_path, 
     file.write_text("1500")
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "9")
-    trainer.limit_threads(file)
+    trainer.limit_threads(trainer.read_limit(file))
     assert os.environ["TF_NUM_INTRAOP_THREADS"] == "2"
 
 

@@ -29,6 +29,7 @@ class Pod:
         }
         (folder / "session/session.json").write_text(json.dumps(document), "utf-8")
         (folder / "session/cpu-limit").write_text("2000", "ascii")
+        (folder / "session/memory-limit").write_text("4096", "ascii")
         (folder / "mongodb/uri").write_text(uri + "\n", "utf-8")
         (folder / "mongodb/database").write_text(database, "utf-8")
         self.replace()

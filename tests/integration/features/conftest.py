@@ -77,14 +77,15 @@ class Case:
 
     def prepare(self, subset=1, stop=lambda: False, memory_limit=None, stored_only=False, known=False, **base):
         """Prepare features, of images whose content only their digests tell, or of `known` ones."""
-        with self.features(subset, stop, known=known, **base) as found:
-            return found.prepare(self.validate, memory_limit=memory_limit, stored_only=stored_only)
+        with self.features(subset, stop, memory_limit, known=known, **base) as found:
+            return found.prepare(self.validate, stored_only=stored_only)
 
     @contextmanager
-    def features(self, subset=1, stop=lambda: False, known=False, **base):
+    def features(self, subset=1, stop=lambda: False, memory_limit=None, known=False, **base):
         with feature_catalog.Use(self.database, "uid", uuid.uuid4().hex) as use:
             session = self.session(subset, known, **base)
-            yield features.SessionFeatures(session, self.database, use, self.work, Reporter(self.out), stop)
+            reporter = Reporter(self.out)
+            yield features.SessionFeatures(session, self.database, use, self.work, reporter, stop, memory_limit)
 
     def validate(self, shape, classes):
         self.validated.append((shape, classes, self.decoded))

@@ -103,3 +103,18 @@ def test_a_spec_with_an_unknown_task_is_refused(make_pod):
     code, _, err = make_pod(QUICK).run("--task", "dance")
     assert code == 2
     assert "--task" in err
+
+
+def test_a_session_with_more_features_than_memory_trains_all_the_same(make_pod, record_of):
+    spec = {
+        "dataset": {"name": "digits"},
+        "baseModel": {"name": "ResNet50", "weights": "none", "inputSize": [64, 64]},
+        "head": {"layers": [{"type": "GlobalAveragePooling2D"}]},
+        "training": {"epochs": 10, "optimizer": {"name": "adam", "config": {"learning_rate": 0.005}}},
+    }
+    pod = make_pod(spec)
+    (pod.folder / "session/memory-limit").write_text("20", "ascii")
+    code, out, err = pod.run()
+    assert code == 0, err
+    assert "more than the 12 MiB of memory that they may have; they are read from MongoDB again for every epoch" in out
+    assert record_of(pod)["result"]["accuracy"] >= 0.95

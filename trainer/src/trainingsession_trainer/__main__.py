@@ -80,7 +80,7 @@ def command_line() -> argparse.ArgumentParser:
         type=Path,
         default=SESSION_FILE,
         metavar="FILE",
-        help=f"the session as JSON; pod-uid and cpu-limit are read beside it (default {SESSION_FILE})",
+        help=f"the session as JSON; pod-uid, cpu-limit and memory-limit are read beside it (default {SESSION_FILE})",
     )
     parser.add_argument(
         "--mongodb",
@@ -132,7 +132,7 @@ def run_job(options: argparse.Namespace, stop: StopFlag) -> None:
     from .reporting import Reporter
     from .tensorflow_import import load_tensorflow
 
-    limit_threads(options.session.parent / "cpu-limit")
+    limit_threads(read_limit(options.session.parent / "cpu-limit"))
     document = read_document(options.session)
     attempt = read_setting(options.session.parent / "pod-uid", "the pod's UID")
     uri = read_setting(options.mongodb / "uri", "the MongoDB URI")
@@ -148,7 +148,16 @@ def run_job(options: argparse.Namespace, stop: StopFlag) -> None:
     if is_helper():
         help_extracting(document, database, attempt, work=options.work, reporter=reporter, stop=stop)
     else:
-        run_attempt(document, database, attempt, work=options.work, reporter=reporter, stop=stop, task=options.task)
+        run_attempt(
+            document,
+            database,
+            attempt,
+            work=options.work,
+            reporter=reporter,
+            stop=stop,
+            task=options.task,
+            memory_limit=(read_limit(options.session.parent / "memory-limit") or 0) * 1024 * 1024 or None,
+        )
 
 
 def run_local(options: argparse.Namespace, stop: StopFlag) -> None:
@@ -166,14 +175,19 @@ def run_download(options: argparse.Namespace, stop: StopFlag) -> None:
     download(options.artifact, options.mongodb_uri, options.data, options.output)
 
 
-def limit_threads(cpu_limit: Path) -> None:
-    """Size TensorFlow's pools by the pod's limit in thousandths of a processor; a missing file leaves them alone.
+def read_limit(file: Path) -> int | None:
+    """Read one of the pod's limits as the operator mounts it; None without the file."""
+    return int(file.read_text("ascii").strip()) if file.is_file() else None
+
+
+def limit_threads(cpu_limit: int | None) -> None:
+    """Size TensorFlow's pools by the pod's limit in thousandths of a processor; without one they are left alone.
 
     TensorFlow would count the node's processors and fight itself over the few that it may use.
     """
-    if not cpu_limit.is_file():
+    if cpu_limit is None:
         return
-    threads = str(max(1, math.ceil(int(cpu_limit.read_text("ascii").strip()) / 1000)))
+    threads = str(max(1, math.ceil(cpu_limit / 1000)))
     for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
         os.environ[variable] = threads
 

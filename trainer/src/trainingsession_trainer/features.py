@@ -97,7 +97,10 @@ class SessionFeatures:
         work: Path,
         reporter: Reporter,
         stop: Callable[[], bool],
+        memory_limit: int | None = None,
     ) -> None:
+        """`memory_limit` is in bytes; without one, the machine's memory counts."""
+        self._memory_limit = memory_limit
         self._session = session
         self._spec = session.spec
         self._work = work
@@ -122,15 +125,13 @@ class SessionFeatures:
         *,
         stored_only: bool = False,
         known: Mapping[str, str] = MappingProxyType({}),
-        memory_limit: int | None = None,
     ) -> PreparedFeatures:
         """Give the features of all images that the session uses, computing what is missing.
 
         A damaged shard is dropped and computed again. With `stored_only`, what is missing or damaged raises
-        AcceleratorError. `known` are the keys that an earlier pod of the session has found, by split; `memory_limit`
-        is in bytes, without it the pod's counts.
+        AcceleratorError. `known` are the keys that an earlier pod of the session has found, by split.
         """
-        loader = Loader(self._store, memory_budget(memory_limit), self._reporter)
+        loader = Loader(self._store, memory_budget(self._memory_limit), self._reporter)
         for repairs_left in reversed(range(_REPAIRS)):
             found = self._find(validate, known)
             if found is None and stored_only:

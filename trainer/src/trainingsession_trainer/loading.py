@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,6 @@ from .streaming import StreamedExamples
 
 Array = npt.NDArray[Any]
 
-MEMORY_LIMIT = Path("/etc/trainingsession/session/memory-limit")
 MEMORY_SHARE = 0.6
 """Part of the pod's memory that features may take; TensorFlow and the head need the rest."""
 _MIB = 1 << 20
@@ -55,11 +53,6 @@ class Part:
 
 def memory_budget(limit: int | None = None) -> int:
     """Bytes that features may take in memory: a share of the pod's limit, or of the machine where there is no pod."""
-    if limit is None:
-        try:
-            limit = int(MEMORY_LIMIT.read_text("ascii")) * _MIB
-        except FileNotFoundError:  # not in a pod
-            limit = 0
     return int(MEMORY_SHARE * (limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
 
 

@@ -43,10 +43,12 @@ def run_attempt(
     stop: Callable[[], bool],
     task: Task = Task.ALL,
     gpus_required: bool | None = None,
+    memory_limit: int | None = None,
 ) -> None:
     """Run one attempt of the session in `document`; raises TrainerError after leaving its sentence in the record.
 
-    Whether GPUs that are held must be usable is said by the environment where `gpus_required` is not given.
+    Whether GPUs that are held must be usable is said by the environment where `gpus_required` is not given;
+    `memory_limit` is the pod's, in bytes.
     """
     identity = parse_identity(document)
     record = SessionRecord(database, identity.uid, attempt, stop)
@@ -65,7 +67,7 @@ def run_attempt(
             TemporaryDirectory(prefix="session-", dir=work) as folder,
             Use(database, session.uid, attempt) as use,
         ):
-            features = SessionFeatures(session, database, use, Path(folder), reporter, stop)
+            features = SessionFeatures(session, database, use, Path(folder), reporter, stop, memory_limit)
             run_session(session, features, database, record, Path(folder), reporter, stop, task)
     except TrainerError as error:
         record.fail(error.exit_code, str(error), error.reason)

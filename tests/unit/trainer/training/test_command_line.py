@@ -12,7 +12,7 @@ import pytest
 from pymongo.errors import AutoReconnect, OperationFailure, ServerSelectionTimeoutError
 
 from trainingsession_trainer import mongodb
-from trainingsession_trainer.__main__ import StopFlag, limit_threads, main, say_goodbye
+from trainingsession_trainer.__main__ import StopFlag, limit_threads, main, read_limit, say_goodbye
 from trainingsession_trainer.accelerators import judge
 from trainingsession_trainer.errors import AcceleratorError, SpecError, Stopped, StorageError
 from trainingsession_trainer.local import age, read_yaml, table
@@ -42,14 +42,14 @@ def test_threads_follow_the_limit(tmp_path: Path, monkeypatch, limit: str, threa
     for variable in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.setenv(variable, "99")
     (tmp_path / "cpu-limit").write_text(limit, "ascii")
-    limit_threads(tmp_path / "cpu-limit")
+    limit_threads(read_limit(tmp_path / "cpu-limit"))
     assert os.environ["TF_NUM_INTRAOP_THREADS"] == threads
     assert os.environ["OMP_NUM_THREADS"] == threads
 
 
 def test_without_a_limit_the_threads_are_left_alone(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "99")
-    limit_threads(tmp_path / "cpu-limit")
+    limit_threads(read_limit(tmp_path / "cpu-limit"))
     assert os.environ["OMP_NUM_THREADS"] == "99"
 
 
