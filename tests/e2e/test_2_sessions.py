@@ -157,7 +157,8 @@ def test_bad_sessions_fail_at_once_with_one_sentence_and_disturb_nobody(stack, t
 
 
 def test_a_session_that_waits_shows_the_words_of_whoever_holds_it_up(stack, team, digits):
-    stack.apply(digits("greedy", resources={"gpus": 16}), namespace=team)
+    # Its features are stored, and it wants the GPUs all the same.
+    stack.apply(digits("greedy", resources={"gpus": 16, "gpuWhenCached": "always"}), namespace=team)
 
     def unschedulable():
         return condition(stack.session(team, "greedy"), "PodsReady").get("reason") == "Unschedulable"
