@@ -29,6 +29,10 @@ def test_a_second_session_computes_nothing(case):
     done = [int(words.split(" of ")[0]) for words in said]
     assert done == sorted(set(done)), "what is done grows, and the end is said once"
 
+    for shard in case.database.feature_shards.find():
+        assert shard["facts"]["seconds"] > 0
+        assert shard["facts"]["device"] in ("CPU", "GPU")
+
     second = case.prepare()
     assert (second.summary.computed, second.summary.reused) == (0, 80)
     assert second.summary.key == first.summary.key
@@ -59,7 +63,7 @@ def test_a_larger_subset_computes_only_the_new_shards(case):
     assert np.array_equal(large.train.features[:kept], small.train.features)  # membership does not change
 
 
-@pytest.mark.parametrize("damage", ["chunk changed", "chunk lost", "file lost", "digest changed"])
+@pytest.mark.parametrize("damage", ["chunk changed", "chunk cut", "chunk lost", "file lost", "digest changed"])
 def test_damaged_features_are_computed_again(case, damage):
     good = case.prepare()
     shard = case.database.feature_shards.find_one({"index": 1, "set": good.summary.key})
@@ -68,6 +72,9 @@ def test_damaged_features_are_computed_again(case, damage):
         data = bytearray(chunk["data"])
         data[-1] ^= 1
         case.database["features.chunks"].update_one({"_id": chunk["_id"]}, {"$set": {"data": bytes(data)}})
+    elif damage == "chunk cut":
+        chunk = case.database["features.chunks"].find_one({"files_id": shard["file"]})
+        case.database["features.chunks"].update_one({"_id": chunk["_id"]}, {"$set": {"data": chunk["data"][:-1]}})
     elif damage == "chunk lost":
         case.database["features.chunks"].delete_many({"files_id": shard["file"]})
     elif damage == "file lost":
