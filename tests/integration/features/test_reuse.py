@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 
 import numpy as np
 import pytest
 from bson import ObjectId
 
+from trainingsession_operator.sweep import sweep
 from trainingsession_trainer import feature_catalog
 from trainingsession_trainer.errors import AcceleratorError
+from trainingsession_trainer.shard_files import ShardFiles
 
 
 def equal(one, other):
@@ -199,3 +202,19 @@ def test_a_set_whose_removal_was_interrupted_is_removed_and_made_anew(case):
     there = {file["_id"] for file in case.database["features.files"].find()}
     assert there - named == {half["file"]}
     assert named <= there
+
+
+def test_a_sweep_removes_what_killed_trainers_left_and_nothing_that_is_used(case):
+    first = case.prepare(known=True)
+    left = ShardFiles(case.database, "features")
+    left.write(ObjectId(), "a shard that was never finished", b"x" * 3_000_000)
+    damage_a_shard(case)
+    case.prepare(known=True)
+    files = case.database["features.files"].count_documents({})
+    removed = sweep(case.database, timedelta(0))
+    assert [each.count for each in removed] == [1], removed
+    assert case.database["features.files"].count_documents({}) == files - 1
+    assert sweep(case.database, timedelta(0)) == []
+    again = case.prepare(known=True)
+    assert again.summary.computed == 0
+    assert equal(first, again)
