@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from features import never, quiet
+from training import new_checkpoints
 
 from trainingsession_trainer import config
 from trainingsession_trainer.batches import Examples
@@ -43,7 +44,10 @@ def store_features(store: FeatureStore, split: str, images: int) -> Part:
 
 def seconds_per_epoch(spec: config.Spec, training: Examples, validation: Examples) -> float:
     head = build_head(spec.head, SHAPE, 10, standardize_from(training))
-    history = fit_head(head, spec.training, training, validation, reporter=quiet(), stop=never)
+    with new_checkpoints(quiet()) as checkpoints:
+        history = fit_head(
+            head, spec.training, training, validation, checkpoints=checkpoints, reporter=quiet(), stop=never
+        )
     return statistics.median(epoch.seconds for epoch in history.epochs[1:])
 
 
