@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainingsession_trainer import config
+from trainingsession_trainer import batch_size, config
 from trainingsession_trainer.base_models import open_base_model
 from trainingsession_trainer.datasets.splits import ArrayImages, Images, make_split
 from trainingsession_trainer.errors import DataError, SpecError, Stopped
@@ -149,14 +149,15 @@ def test_without_memory_for_one_image_the_session_ends_with_advice(base):
         extracted(limited, noise(40, 32, 32), batch=16)
 
 
-def test_the_size_is_found_on_the_images_themselves(base):
-    split = noise(24_000, 1, 1)
+def test_the_size_is_found_on_the_images_themselves(base, monkeypatch):
+    monkeypatch.setattr(batch_size, "_SECONDS", 0)
+    split = noise(9_000, 1, 1)
     _, lines, ticks = extracted(base.for_images((1, 1, 3)), split)
     (line,) = lines
     size = int(line.split("of ")[1].split()[0])
     assert line.startswith(f"Computing batches of {size} images (images/s: ")
-    assert {images for _, images in ticks[-8:-1]} == {size}
-    assert ticks[-1][0] == 24_000
+    assert {images for _, images in ticks[-5:-1]} == {size}
+    assert ticks[-1][0] == sum(images for _, images in ticks) == 9_000
 
 
 def test_an_image_that_cannot_be_read_ends_it_and_its_threads(base):

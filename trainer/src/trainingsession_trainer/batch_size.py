@@ -9,8 +9,10 @@ SMALLEST = 16
 """From here on processors give an image the same bits in a batch of any size; for fewer, some kernels differ."""
 _LARGEST = 512
 _STEPS = 3
-_ROUNDS = 3
+_ROUNDS = 5
 _SECONDS = 1.0
+_GAIN = 1.05
+"""By how much a smaller size must be faster than a larger one; less is noise."""
 
 
 def batch_sizes(pixels: int, pixels_at_once: int) -> tuple[int, ...]:
@@ -22,7 +24,7 @@ def batch_sizes(pixels: int, pixels_at_once: int) -> tuple[int, ...]:
 class BatchSize:
     """Tells the size of each batch: the possible ones in turn, until it is known which is the fastest.
 
-    In turn, because a machine's speed changes meanwhile; every size is timed at the same times.
+    In turn, because a machine's speed changes meanwhile: so all sizes are timed over the same period.
     """
 
     def __init__(self, sizes: Sequence[int]) -> None:
@@ -53,9 +55,12 @@ class BatchSize:
         if self._seconds < _SECONDS or any(len(self._rates.get(size, ())) < _ROUNDS for size in self._sizes):
             return None
         rates = {size: median(self._rates[size]) for size in self._sizes}
-        self._sizes = [max(rates, key=rates.__getitem__)]
+        best = self._sizes[-1]
+        for size in reversed(self._sizes[:-1]):
+            best = size if rates[size] > _GAIN * rates[best] else best
+        self._sizes = [best]
         tried = ", ".join(f"{rate:.0f} with {size}" for size, rate in rates.items())
-        return f"Computing batches of {self._sizes[0]} images (images/s: {tried})"
+        return f"Computing batches of {best} images (images/s: {tried})"
 
     def limit(self, size: int) -> bool:
         """Give no larger size from now on, as memory ran out; False when that is no news."""
