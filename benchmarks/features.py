@@ -1,4 +1,4 @@
-"""Extraction beside the bare base model and beside the usual way, and a first session beside a second one.
+"""Extraction beside the bare base model and beside the usual way.
 
 Extraction is timed from images (an array in memory, or JPEG files) to features in GridFS on a real mongod: decoding,
 resizing, computing, encoding, storing. Its peers, in the same process:
@@ -9,7 +9,7 @@ resizing, computing, encoding, storing. Its peers, in the same process:
 
 Rounds alternate, so that a machine that slows down slows all of them. With the CIFAR-10 JPEG files and the ImageNet
 weights of MobileNet where TS_SHARED_DATA (or ../shared/data) has them, else with arrays of noise and random weights
-only: those of MobileNet give features so small that they are stored as float32. The sessions are of the 1,797 digits.
+only: those of MobileNet give features so small that they are stored as float32.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ from trainingsession_trainer.extractor import Extractor
 from trainingsession_trainer.feature_sets import FeatureSet, images_per_shard
 from trainingsession_trainer.feature_store import FeatureStore
 from trainingsession_trainer.mongodb import Document, connect
-from trainingsession_trainer.records import create_record
 from trainingsession_trainer.reporting import Reporter
-from trainingsession_trainer.run import run_attempt
 
 ROUNDS = 3
 BARE_SECONDS = 4
@@ -155,24 +153,6 @@ class Bench:
         return self._usual / (time.perf_counter() - started)
 
 
-def seconds_to_accuracy(base: dict[str, Any], database: Database[Document], work: Path) -> float:
-    """Seconds from the start of an attempt to the line that tells the accuracy; TensorFlow is imported already."""
-    found: list[float] = []
-
-    class Watch(io.StringIO):
-        def write(self, text: str) -> int:
-            if " Accuracy " in text:
-                found.append(time.perf_counter())
-            return len(text)
-
-    session = document(base)
-    identity = config.parse_identity(session)
-    create_record(database, identity.uid, identity.namespace, identity.name)
-    started = time.perf_counter()
-    run_attempt(session, database, "benchmark", work=work, reporter=Reporter(Watch()), stop=lambda: False)
-    return found[0] - started
-
-
 def compare_speeds(fresh: Callable[[], Database[Document]], jpegs: Split | None, work: Path) -> None:
     head = ("batch", "bare model", "extraction", "of bare", "usual way", "x usual")
     print(f"{'images/s, median of ' + str(ROUNDS):28}" + "".join(f"{word:>12}" for word in head))
@@ -194,18 +174,6 @@ def compare_speeds(fresh: Callable[[], Database[Document]], jpegs: Split | None,
             )
 
 
-def compare_sessions(fresh: Callable[[], Database[Document]], work: Path) -> None:
-    print(f"\n{'seconds to the accuracy':28}{'first':>12}{'second':>12}{'ratio':>12}")
-    for name, case in CASES.items():
-        seconds = []
-        for _ in range(ROUNDS):
-            database = fresh()
-            seconds.append([seconds_to_accuracy(case.spec, database, work) for _ in range(2)])
-        one, other = (statistics.median(column) for column in zip(*seconds))
-        ratio = statistics.median(row[0] / row[1] for row in seconds)
-        print(f"{name:28}{one:12.1f}{other:12.1f}{ratio:12.1f}", flush=True)
-
-
 def never() -> bool:
     return False
 
@@ -225,7 +193,6 @@ def main() -> None:
 
         jpegs = open_folder(JPEGS, JPEGS.name, work, quiet(), never).train if JPEGS.is_file() else None
         compare_speeds(fresh, jpegs, work)
-        compare_sessions(fresh, work)
 
 
 if __name__ == "__main__":

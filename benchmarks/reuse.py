@@ -3,8 +3,8 @@
 CIFAR-10 as a folder data set (5,000 training and 1,000 test images as JPEG), InceptionV3 with random weights at
 139 x 139 pixels, 20 epochs of a head on the pooled features, which are pooled by the base model (`pooling: avg`, 2,048
 values an image) or by the head (3 x 3 x 2,048). Seconds count from the start of an attempt, with TensorFlow imported,
-to the line that tells the accuracy. The second session has another head and finds its features by its spec alone; what it
-takes is the training of the head, which is the same for both.
+to the line that tells the accuracy. The second session has another head and finds its features by its spec alone; what
+it takes is the training of the head, which is the same for both.
 """
 
 from __future__ import annotations
