@@ -74,22 +74,8 @@ CASES = {
 }
 
 
-def document(base: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "apiVersion": config.API_VERSION,
-        "kind": config.KIND,
-        "metadata": {"namespace": "default", "name": "benchmark", "uid": str(uuid.uuid4())},
-        "spec": {
-            "dataset": {"name": "digits"},
-            "baseModel": base,
-            "head": {"layers": [{"type": "GlobalAveragePooling2D"}]},
-            "training": {"optimizer": {"name": "adam"}, "epochs": 20},
-        },
-    }
-
-
 def opened(case: Case) -> BaseModel:
-    spec = config.parse_session(document(case.spec)).spec.base_model
+    spec = config.parse_spec({"dataset": {"name": "digits"}, "baseModel": case.spec}).base_model
     return open_base_model(spec, Path(), quiet(), never).for_images((32, 32, 3))
 
 

@@ -13,7 +13,7 @@ import platform
 import re
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -75,13 +75,21 @@ def write(name: str, table: str) -> None:
     TARGET.write_text("\n".join(parts))
 
 
+def is_installed(name: str) -> bool:
+    """Whether there is a distribution of this name."""
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
 def machine() -> str:
     """Name processor, memory and versions."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    packages = ", ".join(
-        f"{title} {version(name)}" for title, name in (("TensorFlow", "tensorflow"), ("Keras", "keras"))
-    )
+    found = {name: version(name) for name in ("tensorflow", "tensorflow-cpu", "keras") if is_installed(name)}
+    packages = ", ".join(f"{name} {number}" for name, number in found.items())
     return (
         f"{os.cpu_count()} cores of {model[1] if model else 'an unknown processor'}, {memory:.0f} GB, without a GPU; "
         f"Python {platform.python_version()}, {packages}"

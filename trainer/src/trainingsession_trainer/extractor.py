@@ -33,11 +33,7 @@ Function = Callable[[Any], Any]
 
 _STOPPED = "Stopped while features were computed; the next attempt goes on with those stored."
 _BATCH_PIXELS = 1_250_000
-<<<<<<< HEAD
-"""In a batch at most, of the size of the input; VGG16 at 224 x 224 then stays below 1.5 GB, more is hardly faster."""
-=======
 """Of the input, in a batch at most: VGG16 at 224 x 224 then stays below 1.5 GB, and more is hardly faster."""
->>>>>>> extractor
 _BATCH_PIXELS_GPU = 1 << 23
 _DECODED_PIXELS = 1 << 25
 """Decoded at once, at 7 bytes a pixel, or three times as much for images that must be rotated or flattened."""
