@@ -8,7 +8,7 @@ resizing, computing, encoding, storing. Its peers, in the same process:
 - the usual way: decode everything, resize everything to float32 in memory, `model.predict`, one npz file.
 
 Rounds alternate, so that a machine that slows down slows all of them. With the CIFAR-10 JPEG files and the ImageNet
-weights of MobileNet where TS_SHARED_DATA (or ../shared/data) has them, else with arrays of noise and random weights
+weights of MobileNet where the folder TS_SHARED_DATA has them, else with arrays of noise and random weights
 only: those of MobileNet give features so small that they are stored as float32.
 """
 
@@ -46,7 +46,7 @@ from trainingsession_trainer.reporting import Reporter
 
 ROUNDS = 3
 BARE_SECONDS = 4
-DATA = Path(os.environ.get("TS_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("TS_SHARED_DATA", "."))
 JPEGS = DATA / "cifar10.tar.gz"
 MOBILENET = DATA / "weights" / "mobilenet-0.25-imagenet.weights.h5"
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import os
 import statistics
 import sys
 import tempfile
@@ -30,7 +31,7 @@ from trainingsession_trainer.reporting import Reporter
 from trainingsession_trainer.run import run_attempt
 
 ROUNDS = 3
-ARCHIVE = Path(__file__).resolve().parents[2] / "shared/data/cifar10.tar.gz"
+ARCHIVE = Path(os.environ.get("TS_SHARED_DATA", ".")) / "cifar10.tar.gz"
 
 
 def document(archive: Path, pooling: str, dropout: float) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def document(archive: Path, pooling: str, dropout: float) -> dict[str, Any]:
         "kind": config.KIND,
         "metadata": {"namespace": "default", "name": "benchmark", "uid": str(uuid.uuid4())},
         "spec": {
-            "dataset": {"uri": archive.as_uri(), "sha256": digest, "subset": 0.1, "testSubset": 0.2},
+            "dataset": {"uri": archive.resolve().as_uri(), "sha256": digest, "subset": 0.1, "testSubset": 0.2},
             "baseModel": {"name": "InceptionV3", "inputSize": [139, 139], "weights": "none", "pooling": pooling},
             "head": {"layers": layers},
             "training": {"optimizer": {"name": "adam"}, "epochs": 20, "batchSize": 128},
@@ -91,7 +92,7 @@ def measure(uri: str, work: Path, pooling: str) -> tuple[tuple[float, float, boo
 def main() -> int:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     if not ARCHIVE.is_file():
-        print(f"A first and a second session: not measured, {ARCHIVE.name} is not there.")
+        print(f"A first and a second session: not measured; set TS_SHARED_DATA to the folder with {ARCHIVE.name}.")
         return 0
     print(f"{'CIFAR-10 5,000 + 1,000, InceptionV3 139x139':52} {'first':>7} {'second':>7} {'ratio':>6}")
     with tempfile.TemporaryDirectory() as folder, embedded_mongod(Path(folder)) as uri:
