@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .base_models import BaseModel
 
 EXTRACTOR_VERSION = 2
+"""Raise VERSION in both recipe.py with it: else the operator takes old sets for new ones, and each session a detour."""
 SHARD_BYTES = 32 * 1024 * 1024
 _FEWEST, _MOST = 16, 4096
 
