@@ -102,7 +102,9 @@ def test_another_completes_what_a_killed_trainer_left(database, worker, right, s
     work = Work(database, 2)
     there, busy = work.store.look(work.found, range(2))
     left = stage != "finished"
-    assert (there, busy) == (({}, {0}) if left else ({0: SHARD}, set()))
+    assert there == ({} if left else {0: SHARD})
+    # The second shard may have been claimed while the first was being stored.
+    assert busy - {1} == ({0} if left else set())
     assert not work.store.claim(work.found, 0), "neither a live lease nor a finished shard is for the taking"
     pass_leases(database)
     assert work.complete() == work.images.decoded == (2 * SHARD if left else SHARD)

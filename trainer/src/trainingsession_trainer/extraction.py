@@ -72,7 +72,6 @@ class Extraction:
                 told(stored, computed, self._rate())
                 if not claims.missing and storing.index is None:
                     return ours
-                begun = claims.images > 0
                 claimed = None
                 if claims.missing.keys() - {storing.index}:
                     if self._stop():
@@ -88,15 +87,15 @@ class Extraction:
                     )
                     seconds = time.monotonic() - started
                     try:
+                        # Before the next is computed: useless features end the session with the set's first shard.
+                        dtype = self._stored_type(found, features)
                         ours |= storing.finish()
                     except BaseException:
                         self._store.release(found, claimed)
                         raise
-                    storing.start(claimed, features, seconds)
-                    if begun:
-                        continue
-                    # The set's first shard: features that are useless end the session before more are computed.
-                elif storing.index is None:
+                    storing.start(claimed, features, dtype, seconds)
+                    continue
+                if storing.index is None:
                     if not wait:
                         return ours
                     # All are leased: by a session that computes, or that died and whose lease will pass.
@@ -122,14 +121,20 @@ class Extraction:
             self._store.release(found, index)
             raise
 
-    def _store_shard(self, found: FeatureSet, index: int, features: Floats, seconds: float) -> bool:
+    def _stored_type(self, found: FeatureSet, features: Floats) -> np.dtype[Any]:
+        """Give the type in which the set is stored, which its first shard decides; raises SpecError, DataError."""
+        check_finite(features, self._base.precision)
+        dtype = self._store.stored_type(found.key)
+        if dtype is not None:
+            return dtype
+        check_useful(features)
+        return self._store.fix_stored_type(found.key, choose_type(features))
+
+    def _store_shard(
+        self, found: FeatureSet, index: int, features: Floats, dtype: np.dtype[Any], seconds: float
+    ) -> bool:
         """Store a claimed shard that took so long to compute; False when the claim was lost."""
         try:
-            check_finite(features, self._base.precision)
-            dtype = self._store.stored_type(found.key)
-            if dtype is None:
-                check_useful(features)
-                dtype = self._store.fix_stored_type(found.key, choose_type(features))
             # A later shard may hold what float16 cannot; it is then stored wider, and the set is read as float32.
             wide = float(np.abs(features).max(initial=0)) > FLOAT16_LARGEST
             self._store.renew(found, index)
@@ -151,7 +156,7 @@ class Extraction:
 class _Storing:
     """Stores one shard in a thread of its own, while the next is computed; what is begun is ended with the block."""
 
-    def __init__(self, store: Callable[[int, Floats, float], bool]) -> None:
+    def __init__(self, store: Callable[[int, Floats, np.dtype[Any], float], bool]) -> None:
         self._store = store
         self._thread = ThreadPoolExecutor(1, "store")
         self._result: Future[bool] | None = None
@@ -164,10 +169,10 @@ class _Storing:
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown(wait=True)
 
-    def start(self, index: int, features: Floats, seconds: float) -> None:
+    def start(self, index: int, features: Floats, dtype: np.dtype[Any], seconds: float) -> None:
         """Begin to store a shard that took so long to compute; the one before must be finished."""
         self.index, self.images = index, len(features)
-        self._result = self._thread.submit(self._store, index, features, seconds)
+        self._result = self._thread.submit(self._store, index, features, dtype, seconds)
 
     def finish(self) -> dict[int, int]:
         """Wait for the shard that is being stored; gives its images by index, nothing where its claim was lost."""
