@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote_plus, unquote_plus, urlsplit
 
 from bson.errors import BSONError
-from pymongo import MongoClient
+from pymongo import MongoClient, ReturnDocument
 from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.uri_parser import parse_uri
@@ -117,8 +117,10 @@ class Records:
             "deletionPolicy": "Retain",
         }
         stage = {"$set": {key: {"$literal": value} for key, value in fields.items()} | {"createdAt": "$$NOW"}}
-        _storage("create the record", lambda: sessions.update_one({"_id": session.uid}, [stage], upsert=True))
-        return _storage("read the record", lambda: sessions.find_one({"_id": session.uid})) or {}
+        made = lambda: sessions.find_one_and_update(  # noqa: E731
+            {"_id": session.uid}, [stage], upsert=True, return_document=ReturnDocument.AFTER
+        )
+        return _storage("create the record", made) or {}
 
     def count_lost_job(self, session: Session) -> None:
         """Note that the session's Job vanished and was made again."""
