@@ -41,8 +41,7 @@ class Actor:
     def run(self, name: str) -> Attempt:
         """Make the pod of a session's Job and let its trainer run."""
         attempt = self.start(name)
-        self._pod_status(attempt, "Running", {"running": {"startedAt": now()}})
-        self.write(attempt, attempt=attempt.uid)
+        self.let_run(attempt)
         return attempt
 
     def start(self, name: str) -> Attempt:
@@ -86,8 +85,8 @@ class Actor:
             {"type": kind, "status": "True", "reason": "CompletionsReached", "lastTransitionTime": at}
             for kind in ("SuccessCriteriaMet", "Complete")
         ]
-        status = {"startTime": at, "completionTime": at, "active": 0, "succeeded": 1, "conditions": conditions}
-        self._job_status(attempt.job, status)
+        status = {"completionTime": at, "active": 0, "succeeded": 1, "uncountedTerminatedPods": {}}
+        self._job_status(attempt.job, {**status, "conditions": conditions})
 
     def _job_status(self, job: str, status: Json) -> None:
         self._api.patch(f"{self._there.jobs}/{job}/status", {"status": status})
