@@ -69,7 +69,7 @@ class Actor:
         self._pod_status(attempt, "Running", {"running": {"startedAt": now()}})
         self.write(attempt, attempt=attempt.uid)
 
-    def write(self, attempt: Attempt, **fields: object) -> None:
+    def write(self, attempt: Attempt, /, **fields: object) -> None:
         """Write fields of the record as the trainer does."""
         self._there.database["sessions"].update_one({"_id": attempt.session_uid}, {"$set": fields})
 
