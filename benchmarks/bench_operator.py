@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
 import sys
 import tempfile
 import traceback
@@ -69,6 +70,8 @@ def main() -> int:
     if missing:
         print(f"{tools} holds no {missing}; run `make cluster`, or set TS_API_SERVER to the folder that does.")
         return 1
+    # So that nothing is left running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     known = tables(given.cycles, given.cycle_seconds)
     sections = {name: title for name, (title, _) in known.items()}
     failed = 0

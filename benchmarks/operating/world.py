@@ -86,6 +86,8 @@ class World:
 
     def start_operator(self) -> float:
         """Start the operator and return when it says that it is ready; gives the time of its start."""
+        if _is_ready():
+            raise RuntimeError(f"something else answers at {READY}; end it first, the operator needs its port")
         (self._folder / "mongodb-uri").write_text(self._mongod.uri)
         environment = {
             **os.environ,
