@@ -10,15 +10,19 @@ import kopf
 from .health import Watchdog
 from .index import SessionIndex
 from .jobs import MANAGED_BY, MANAGED_LABEL
-from .queue import WorkQueue
-from .resource import GROUP, KIND, PLURAL, VERSION
+from .queue import Key, WorkQueue
+from .resource import GROUP, KIND, PLURAL, VERSION, is_ours, seconds_after_end
 from .status import is_finished
 
 
 def subscribe(
-    queue: WorkQueue, index: SessionIndex, watchdog: Watchdog, why_dead: Callable[[], str]
+    queue: WorkQueue,
+    index: SessionIndex,
+    watchdog: Watchdog,
+    why_dead: Callable[[], str],
+    forget: Callable[[Key], None],
 ) -> kopf.OperatorRegistry:
-    """Give the registry with all of kopf's handlers."""
+    """Give the registry with all of kopf's handlers; `forget` is told of every session that is deleted."""
     registry = kopf.OperatorRegistry()
     # kopf's own registry has this by default; it asks again when a token has expired.
     kopf.on.login(registry=registry)(kopf.login_via_client)
@@ -28,14 +32,17 @@ def subscribe(
         metadata = event["object"]["metadata"]
         key = (metadata["namespace"], metadata["name"])
         watchdog.saw(key, metadata["resourceVersion"])
+        if not is_ours(event["object"]):
+            return
         if event["type"] == "DELETED":
             index.remove(metadata["uid"])
-            watchdog.forget(key)
+            forget(key)
         elif not is_finished(event["object"].get("status") or {}):
             index.put(metadata["uid"], key)
             queue.add(key)
-        else:
-            index.remove(metadata["uid"])
+        elif index.remove(metadata["uid"]) or seconds_after_end(event["object"]) is not None:
+            # It has just ended, and perhaps not by our word; or it is to be deleted some time after its end.
+            queue.add(key)
 
     @kopf.on.event("batch", "v1", "jobs", labels={MANAGED_LABEL: MANAGED_BY}, registry=registry)
     def job_changed(event: Mapping[str, Any], **_: Any) -> None:

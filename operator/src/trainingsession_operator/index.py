@@ -22,12 +22,13 @@ class SessionIndex:
         with self._lock:
             self._keys[uid] = key
 
-    def remove(self, uid: str) -> None:
-        """Forget a session."""
+    def remove(self, uid: str) -> bool:
+        """Forget a session; says whether it was live."""
         with self._lock:
             known = self._keys.pop(uid, None)
         if known:
             self._ended()
+        return known is not None
 
     def find(self, uid: str) -> Key | None:
         """Key of the session with that UID, or None."""

@@ -20,7 +20,7 @@ from .index import SessionIndex
 from .jobs import MANAGED_BY, MANAGED_LABEL
 from .keeper import StorageKeeper
 from .mongodb_server import ServerSecretError, ensure_server_secret
-from .queue import WorkQueue
+from .queue import Key, WorkQueue
 from .reconcile import Reconciler
 from .settings import Settings
 
@@ -68,6 +68,11 @@ def run(settings: Settings) -> None:
     keeper = StorageKeeper(settings, cluster, store)
     index, watchdog, stop = SessionIndex(ended=keeper.wake), Watchdog(), threading.Event()
     reconciler = Reconciler(settings, cluster, store, written=watchdog.wrote, gone=watchdog.forget)
+
+    def forget(key: Key) -> None:
+        watchdog.forget(key)
+        reconciler.forget(key)
+
     queue = WorkQueue(reconciler.look, settings.workers)
 
     def record_changed(uid: str) -> None:
@@ -86,7 +91,7 @@ def run(settings: Settings) -> None:
         threading.Thread(target=readiness.keep_asking, args=(stop,), name="mongodb", daemon=True),
         threading.Thread(target=keeper.keep, args=(stop,), name="storage", daemon=True),
     ]
-    registry = subscribe(queue, index, watchdog, lambda: why_dead(watchdog, queue, followers))
+    registry = subscribe(queue, index, watchdog, lambda: why_dead(watchdog, queue, followers), forget)
     for thread in followers:
         thread.start()
     queue.start()
