@@ -33,6 +33,7 @@ LOOK_AT_QUEUE = 30.0
 LOST_JOBS = 3
 """Times that a vanished Job is made again."""
 
+JOB_IS_MADE = "The Job is made; its pod follows."
 LAST_EXIT_CODES = (0, *FATAL_EXIT_CODES)
 
 
@@ -153,7 +154,7 @@ def _without_job(session: Session, observed: Observed, name: str, over: State | 
     if over is not None:
         return _failed(over, None)
     if session.status.get("jobName") != name:
-        return _waiting(Reason.JOB_CREATED, "The Job is made; its pod follows.", actions=(CreateJob(),))
+        return _waiting(Reason.JOB_CREATED, JOB_IS_MADE, actions=(CreateJob(),))
     lost = record_view.whole((observed.record or {}).get("jobsLost")) or 0
     if lost < LOST_JOBS:
         text = f"The Job vanished before it published a result; it is made again ({lost + 1} of {LOST_JOBS})."
@@ -176,6 +177,9 @@ def _with_job(session: Session, observed: Observed, job: Mapping[str, Any], now:
         return _waiting(going.reason, going.message)
     if not pods_say.is_running(pod):
         waiting = pods_say.why_waiting(pod)
+        if waiting.reason in pods_say.STARTING and pods_say.age(pod, now) < LOOK_SOON:
+            # Most pods run in a moment, and nobody has to be told twice.
+            return _waiting(Reason.JOB_CREATED, JOB_IS_MADE, LOOK_SOON)
         return _waiting(waiting.reason, waiting.message)
     record, before = observed.record, session.status.get("phase")
     # A record that another attempt wrote says nothing about this one; without a record, what was said before stays.
@@ -203,7 +207,7 @@ def _no_pod(
     if observed.denials and (ended is None or observed.denials[-1][0] >= ended.at):
         return _waiting(Reason.PODS_DENIED, f"The API server refuses the pod: {observed.denials[-1][1]}")
     if ended is None:
-        return _waiting(Reason.JOB_CREATED, "The Job is made; its pod follows.", LOOK_SOON)
+        return _waiting(Reason.JOB_CREATED, JOB_IS_MADE, LOOK_SOON)
     last = says(job, "SuccessCriteriaMet") or says(job, "FailureTarget") or ends.first_has_failed(job)
     if last or ended.exit_code in LAST_EXIT_CODES:
         # No attempt follows, and the Job says so in a moment; until then the phase stays what it was.

@@ -14,6 +14,7 @@ from .resource import Json
 from .status import Reason
 
 OUT_OF_MEMORY = "OOMKilled"
+STARTING = ("PodPending", "ContainerCreating")
 LOST_SECONDS = 60.0
 """After the time by which a pod must have ended, its grace included; Kubernetes itself waits five minutes before."""
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
@@ -104,6 +105,12 @@ def why_terminating(pod: Mapping[str, Any], now: datetime) -> Waiting:
         )
         return Waiting(Reason.NODE_LOST, text)
     return Waiting(Reason.POD_TERMINATING, f"Pod {name} is being deleted; the next attempt follows when it has ended.")
+
+
+def age(pod: Mapping[str, Any], now: datetime) -> float:
+    """Seconds since the pod was created; without end where that is not known."""
+    created = pod["metadata"].get("creationTimestamp")
+    return (now - datetime.fromisoformat(created)).total_seconds() if created else float("inf")
 
 
 def last_end(pods: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> Ended | None:

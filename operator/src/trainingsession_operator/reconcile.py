@@ -37,7 +37,7 @@ from .status import (
 
 log = logging.getLogger(__name__)
 
-PROGRESS_SECONDS = 10.0
+PROGRESS_SECONDS = 15.0
 PROGRESS_PER_SECOND, PROGRESS_BURST = 20.0, 20
 """Writes of nothing but progress, over all sessions."""
 PROGRESS = {"progress", "gpuSeconds"}

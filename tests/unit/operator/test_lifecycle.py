@@ -326,3 +326,13 @@ def test_an_answer_from_an_earlier_session_names_it():
     assert told(decision, "Complete") == ("True", "ResultReused")
     assert "jobName" not in decision.status
     assert decision.status["completionTime"] > EARLIER
+
+
+def test_a_pod_that_is_just_being_started_is_no_news():
+    starting = pod("pod-1", "Pending", {"waiting": {"reason": "ContainerCreating"}})
+    young, old = (created(starting, (NOW - timedelta(seconds=age)).isoformat()) for age in (1, 3))
+    before = decided(Observed(job(), record=record()), {"jobName": JOB}).status
+    decision = decided(Observed(job(active=1), (young,), record=record()), before)
+    assert (told(decision, "PodsReady"), decision.look_again) == (("False", "JobCreated"), 2)
+    later = decided(Observed(job(active=1), (old,), record=record()), decision.status)
+    assert told(later, "PodsReady") == ("False", "ContainerCreating")
