@@ -30,6 +30,8 @@ from .status import Reason, State
 
 LOOK_AT_QUEUE = 30.0
 """Kueue starts a Job by itself, and that wakes the operator; this is for its words and the place in the queue."""
+LOOK_OUTSIDE = 60.0
+"""When a quota is raised or a policy mended, nothing wakes the operator."""
 LOST_JOBS = 3
 """Times that a vanished Job is made again."""
 
@@ -60,7 +62,7 @@ def _outlook(session: Session, observed: Observed, now: datetime) -> Outlook:
         return _succeeded(observed)
     if observed.waits and (job is None or has_ended(job)):
         # Only the record can tell whether a Job that ended has published; until it can be read, nothing is claimed.
-        return _waiting(observed.waits.reason, observed.waits.message)
+        return _waiting(observed.waits.reason, observed.waits.message, LOOK_OUTSIDE)
     if step is None:
         return _next(session, plan.first(session, stored=observed.stored))
     ended = pods_say.last_end(pods_say.first_workers(observed.pods), record or {})

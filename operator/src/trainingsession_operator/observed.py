@@ -11,7 +11,7 @@ from .queueing import NOT_LOOKED_AT, Queue
 from .resource import Json
 from .status import State
 
-LOOK_AGAIN = 60.0
+LOOK_AGAIN = 180.0
 """Seconds after which every session that is not at its end is looked at without being asked."""
 LOOK_SOON = 2.0
 
