@@ -104,7 +104,7 @@ def _before_its_end(
     if over is not None:
         # One that waits in a queue has no clock, and no logs to keep.
         action: Action = this if queueing.is_held(job) else EndJob(over.reason)
-        return _waiting(over.reason, over.message, LOOK_SOON, (action,))
+        return _waiting(over.reason, over.message, LOOK_SOON, () if ends.is_ended_by_us(job) else (action,))
     if plan.is_outdated(session, job):
         text = "The session was changed while it was suspended; the old Job ends and a new one follows."
         return replace(_waiting(Reason.JOB_TERMINATING, text, LOOK_SOON, (this,)), forgets_job=True)
