@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from kubernetes import client, watch
+from urllib3.exceptions import HTTPError
 
 from builders import condition
-from kueue_actor import DEFINITION, KueueActor
+from kueue_actor import DEFINITION, GROUP, PLURAL, VERSION, KueueActor
 from operator_world import Json, World
 from trainingsession_operator.reconcile import Reconciler
 
@@ -28,12 +29,23 @@ def kueue(world: World) -> Iterator[KueueActor]:
         established = any(c.type == "Established" and c.status == "True" for c in found.status.conditions or [])
         if found.metadata.name == DEFINITION["metadata"]["name"] and established:
             break
+    # Its first requests are refused while the API server prepares its storage.
+    while not is_served(world):
+        pass
     yield KueueActor(world.api, world.namespace)
     definitions.delete_custom_resource_definition(DEFINITION["metadata"]["name"])
     # The next test makes it anew, which is refused until it is gone.
     for event in watch.Watch().stream(definitions.list_custom_resource_definition, timeout_seconds=60):
         if event["type"] == "DELETED" and event["object"].metadata.name == DEFINITION["metadata"]["name"]:
             break
+
+
+def is_served(world: World) -> bool:
+    try:
+        world.custom.list_namespaced_custom_object(GROUP, VERSION, world.namespace, PLURAL)
+    except (client.ApiException, HTTPError):
+        return False
+    return True
 
 
 def look(world: World, operator: Reconciler, monkeypatch: Any = None, seconds_later: float = 0) -> float | None:
