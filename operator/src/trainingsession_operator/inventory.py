@@ -36,11 +36,15 @@ CONFIRM = f"{GROUP}/confirm-deletions"
 class Stock:
     """What is known of one namespace's sessions."""
 
+    began: datetime
+    """When the list of them was asked for, by MongoDB's clock."""
     policies: dict[str, str] = field(default_factory=dict)
     """UID → deletionPolicy of every session that is there."""
     verdict: Verdict = field(default_factory=Verdict)
     is_whole: bool = True
-    """Whether all sessions could be compared with MongoDB."""
+    """Whether all statuses could be compared with MongoDB."""
+    found: deleted.Comparison | None = None
+    """How the records compare with the list."""
 
 
 @dataclass
@@ -66,26 +70,38 @@ class Inventory:
 
         What fails in one namespace is logged, and tried again the next time.
         """
-        for scope in self.settings.namespaces or ("",):
-            safely(f"storage of {scope or 'all namespaces'}", partial(self._take, scope, databases, pace))
-
-    def _take(self, scope: str, databases: Mapping[str, NamespaceDatabase], pace: Pace) -> None:
-        began = self.records.now()
         stocks: dict[str, Stock] = {}
+        for scope in self.settings.namespaces or ("",):
+            safely(f"storage of {scope or 'all namespaces'}", partial(self._list, scope, databases, stocks, pace))
+        for namespace, stock in stocks.items():
+            compare = partial(self._compare, databases[namespace], stock, pace)
+            safely(f"storage of namespace {namespace}", compare)
+        found = [stock.found for stock in stocks.values() if stock.found]
+        everywhere = deleted.Comparison(sum(one.present for one in found), sum(one.vanished for one in found))
+        for namespace, stock in stocks.items():
+            if stock.found is not None and pace():
+                look = partial(self._look_after, namespace, databases[namespace], stock, stock.found, everywhere, pace)
+                safely(f"storage of namespace {namespace}", look)
+
+    def _list(
+        self, scope: str, databases: Mapping[str, NamespaceDatabase], stocks: dict[str, Stock], pace: Pace
+    ) -> None:
+        """Fill in the stocks of the namespaces of which all sessions were listed and looked at."""
+        began = self.records.now()
+        listed = {name: Stock(began) for name in databases if scope in ("", name)}
         for page in _pages(self.cluster.sessions(scope)):
             for namespace, sessions in _by_namespace(page).items():
-                stock = stocks.setdefault(namespace, Stock())
+                stock = listed.setdefault(namespace, Stock(began))
                 stock.policies |= {one["metadata"]["uid"]: _policy(one) for one in sessions}
                 look = partial(self._check, namespace, databases.get(namespace), sessions, stock.verdict, pace)
                 stock.is_whole &= safely(f"sessions of namespace {namespace}", look)
             if not pace():
                 return
         # Only now is it certain that the list is complete.
-        for namespace, database in databases.items():
-            stock = stocks.get(namespace, Stock())
-            if scope in ("", namespace) and stock.is_whole and pace():
-                look = partial(self._look_after, namespace, database, stock, began, pace)
-                safely(f"storage of namespace {namespace}", look)
+        stocks |= {name: stock for name, stock in listed.items() if stock.is_whole and name in databases}
+
+    def _compare(self, database: NamespaceDatabase, stock: Stock, pace: Pace) -> None:
+        stock.found = deleted.compare(database, stock.policies, stock.began, pace)
 
     def _check(
         self, namespace: str, database: NamespaceDatabase | None, sessions: list[Json], verdict: Verdict, pace: Pace
@@ -99,15 +115,20 @@ class Inventory:
             check(self.cluster, database, claims, verdict, pace)
 
     def _look_after(
-        self, namespace: str, database: NamespaceDatabase, stock: Stock, began: datetime, pace: Pace
+        self,
+        namespace: str,
+        database: NamespaceDatabase,
+        stock: Stock,
+        found: deleted.Comparison,
+        everywhere: deleted.Comparison,
+        pace: Pace,
     ) -> None:
         for bucket in BUCKETS:
             self.measured(namespace, bucket, bucket_bytes(database, bucket))
-        found = deleted.compare(database, stock.policies, began, pace)
-        if found is None or self._is_doubtful(namespace, database, stock) or self._is_halted(namespace, found):
+        if self._is_doubtful(namespace, database, stock) or self._is_halted(namespace, found, everywhere):
             return
         if found.vanished or found.deleted:
-            deleted.mark_missing(database, stock.policies, began, pace)
+            deleted.mark_missing(database, stock.policies, stock.began, pace)
         grace = timedelta(seconds=self.settings.orphan_grace_seconds)
         removed = deleted.remove_deleted(database, stock.policies, server_time(database) - grace, pace)
         removed += sweep(database, grace, pace, frozenset(stock.verdict.kept))
@@ -136,16 +157,22 @@ class Inventory:
             )
         return bool(found.doubt)
 
-    def _is_halted(self, namespace: str, found: deleted.Comparison) -> bool:
-        """Whether too many sessions vanished at once, and nobody has confirmed that they were deleted."""
-        if not found.is_suspicious or self.cluster.namespace_annotation(namespace, CONFIRM) == found.digest:
+    def _is_halted(self, namespace: str, found: deleted.Comparison, everywhere: deleted.Comparison) -> bool:
+        """Whether too many sessions vanished at once, here or in all namespaces together, and nobody confirmed it."""
+        suspect = found if found.is_suspicious else everywhere
+        if (
+            not found.vanished
+            or not suspect.is_suspicious
+            or self.cluster.namespace_annotation(namespace, CONFIRM) == found.digest
+        ):
             self._go_on(namespace)
             return False
+        others = "" if suspect is found else f", and {everywhere.vanished} of {everywhere.present} in all namespaces"
         self._halt(
             namespace,
             found.digest,
-            f"{found.vanished} of {found.present} sessions vanished at once, and their deletion was not seen. If the "
-            "cluster was restored, restore the sessions too; if they were deleted, say",
+            f"{found.vanished} of {found.present} sessions vanished at once{others}, and their deletion was not seen. "
+            "If the cluster was restored, restore the sessions too; if they were deleted, say",
         )
         return True
 

@@ -14,8 +14,9 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from builders import condition
+from killable_database import Killed
 from storage_world import LONG_AGO, SIZE, World, database_time
-from stored import DAY, everything, store_file
+from stored import DAY, everything, store_file, store_set
 from trainingsession_operator import sentinel
 from trainingsession_operator.cluster import Cluster
 from trainingsession_operator.errors import ApiError, ConflictError
@@ -248,6 +249,22 @@ def test_a_confirmation_is_of_what_vanished_and_of_nothing_later(world, namespac
     round_()
     assert told.is_halted == {namespace: True}
     assert sum("missingSince" in one for one in records(database).values()) == 6
+
+
+def test_a_few_that_vanish_in_every_namespace_are_many(world, api, new_namespace, cluster, told, caplog):
+    namespaces = [new_namespace(api) for _ in range(3)]
+    made = [several(world, name, 4) for name in namespaces]
+    keeper = world.keeper(cluster, told=told, WATCH_NAMESPACES=",".join(namespaces))
+    for sessions, _ in made[:2]:
+        for session in sessions[:3]:
+            world.delete(session)
+    keeper.round()
+    assert told.is_halted == {namespaces[0]: True, namespaces[1]: True, namespaces[2]: False}
+    assert "3 of 4 sessions vanished at once, and 6 of 12 in all namespaces" in caplog.text
+    assert all("missingSince" not in one for _, database in made for one in records(database).values())
+    confirm(world, namespaces[1], token_in(caplog.text))
+    keeper.round()
+    assert told.is_halted == {namespaces[0]: True, namespaces[1]: False, namespaces[2]: False}
 
 
 class Restored(Cluster):
@@ -516,6 +533,79 @@ def test_a_session_is_answered_from_a_deleted_one_until_that_is_being_removed(wo
     assert world.records.reuse_result(second, "same") is None
     database["sessions"].update_one({"_id": uid(first)}, {"$unset": {"removing": ""}})
     assert world.records.reuse_result(second, "same")["result"] == records(database)[uid(first)]["result"]
+
+
+def stored(database: Database[Json]) -> dict[str, list[Json]]:
+    """All documents of the database."""
+    return {name: list(database[name].find()) for name in database.list_collection_names()}
+
+
+def outcome(world: World, database: Database[Json], sessions: list[Json]) -> Any:
+    """What a round has come to, without the times."""
+    marks = {one: sorted(set(found) & {"missingSince", "deletedAt", "removing", "checkpoint"})
+             for one, found in records(database).items()}  # fmt: skip
+    return everything(database), marks, [status_of(world, session)["phase"] for session in sessions]
+
+
+def killed_at(call: int) -> Callable[[], bool]:
+    asked = 0
+
+    def pace() -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == call:
+            raise Killed
+        return True
+
+    return pace
+
+
+def test_killed_anywhere_in_a_round_the_next_operator_comes_to_the_same(world, namespace):
+    """The round has everything to do: what is deleted, missing, lost, orphaned, ended, evicted."""
+    sessions = [world.create(namespace, f"digits-{index}", **DELETE) for index in range(4)]
+    for session in sessions:
+        world.succeed(session, "model.keras", "metrics.json")
+    database = world.databases[-1]
+    lost, _, gone, vanished = sessions
+    for index, session in enumerate((gone, vanished)):
+        world.delete(session)
+        since = {"missingSince": database_time(database) - LONG_AGO} if index == 0 else {}
+        checkpoint = {"checkpoint": {"file": store_file(database, "checkpoints", SIZE, LONG_AGO)}}
+        database["sessions"].update_one({"_id": uid(session)}, {"$set": since | checkpoint})
+    database["sessions"].update_one(
+        {"_id": uid(vanished)}, {"$set": {"result.publishedAt": database_time(database) - HOUR}}
+    )
+    file = records(database)[uid(lost)]["result"]["artifacts"][0]["id"]
+    database["artifacts.files"].delete_one({"$expr": {"$eq": [{"$toString": "$_id"}, file]}})
+    store_file(database, "artifacts", SIZE, LONG_AGO)
+    store_set(database, "evicted", shards=4)
+    start, statuses, there = stored(database), [status_of(world, one) for one in sessions[:2]], sessions[:2]
+
+    def begin() -> None:
+        for name in database.list_collection_names():
+            database[name].delete_many({})
+        for name, documents in start.items():
+            if documents:
+                database[name].insert_many(documents)
+        for session, status in zip(there, statuses, strict=True):
+            world.edit(session, status)
+
+    world.keeper(WATCH_NAMESPACES=namespace).round()
+    expected = outcome(world, database, there)
+    assert expected[2] == ["Failed", "Succeeded"]
+    assert expected[1] == {uid(lost): [], uid(sessions[1]): [], uid(vanished): ["missingSince"]}
+    assert expected[0].keys() == {"sessions", "operator", "artifacts.files", "artifacts.chunks"}
+    call, killed = 0, True
+    while killed:
+        begin()
+        call += 1
+        try:
+            world.keeper(WATCH_NAMESPACES=namespace).round(killed_at(call))
+            killed = False
+        except Killed:
+            world.keeper(WATCH_NAMESPACES=namespace).round()
+        assert outcome(world, database, there) == expected, f"killed at its {call}th pause"
+    assert call > 30
 
 
 def gone_database(world: World, session: Json) -> Database[Json]:
