@@ -142,7 +142,11 @@ class StorageKeeper:
             self.records.drop_database(database.name)
             self._kept.pop(database.name, None)
             log.info("namespace %s is gone: its database %s was dropped", namespace, database.name)
-        elif self._kept.get(database.name) != why:
+            return
+        if why == gone.RETAINED and (freed := gone.drop_features(database)):
+            self.swept(namespace, freed)
+            log.info("namespace %s is gone: the features in %s went, %d bytes", namespace, database.name, freed)
+        if self._kept.get(database.name) != why:
             self._kept[database.name] = why
             log.info(
                 "namespace %s is gone: its database %s, %d bytes, is kept, because %s; if nobody needs it, drop it",

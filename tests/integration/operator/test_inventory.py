@@ -657,17 +657,20 @@ def test_the_database_and_the_user_of_a_namespace_that_is_gone_go_when_every_del
     assert users(live) == [live.name]
 
 
-def test_the_database_of_a_namespace_that_is_gone_is_kept_and_said_to_be_where_anything_else_is_in_it(
-    managing, namespace, caplog
+def test_where_anything_else_is_in_it_the_database_is_kept_and_said_to_be_and_features_go(
+    managing, namespace, told, caplog
 ):
     database = gone_database(managing, managing.create(namespace, "digits"))
     database["sessions"].update_one({}, {"$set": {"deletionPolicy": "Retain"}})
-    keeper = managing.keeper()
+    store_file(database, "features", 500, LONG_AGO)
+    keeper = managing.keeper(told=told)
     with caplog.at_level(logging.INFO):
         keeper.round()
         keeper.round()
     assert users(database) == [database.name]
     assert database["artifacts.files"].count_documents({}) == 1
+    assert database["features.files"].count_documents({}) == 0
+    assert 500 in told.freed.values()
     assert caplog.text.count(f"its database {database.name}, {SIZE} bytes, is kept, because it holds what") == 1
 
 

@@ -198,6 +198,23 @@ def test_a_deletion_that_was_seen_is_noted_also_when_the_operator_stops(world, n
     assert "deletedAt" in database["sessions"].find_one({})
 
 
+def test_a_deletion_that_could_not_be_noted_is_noted_in_the_next_round(world, namespace, other_namespace):
+    sessions = [world.create(name, "digits") for name in (namespace, other_namespace)]
+    bad, good = (world.database(session) for session in sessions)
+    (record,) = bad["sessions"].find()
+    bad["sessions"].drop()
+    bad.create_collection("sessions", viewOn="feature_sets")  # a view cannot be written to
+    keeper = world.keeper()
+    for session in sessions:
+        keeper.deleted(session["metadata"]["namespace"], session["metadata"]["uid"], "Delete")
+    keeper.round(inventory=False)
+    assert "deletedAt" in good["sessions"].find_one({})
+    bad["sessions"].drop()
+    bad["sessions"].insert_one(record)
+    keeper.round(inventory=False)
+    assert "deletedAt" in bad["sessions"].find_one({})
+
+
 def test_an_unreachable_mongodb_is_a_line_in_the_log(api, caplog):
     records = Records(Server("mongodb://127.0.0.1:1/?replicaSet=rs0", managed_users=False), Cluster(api))
     StorageKeeper(builders.settings(), Cluster(api), records).round()

@@ -10,7 +10,7 @@ import pytest
 from pymongo.database import Database
 
 from builders import record
-from stored import DAY, store_file
+from stored import DAY, everything, set_bytes, store_file, store_set, store_weights
 from trainingsession_operator import gone, sentinel
 from trainingsession_operator.storage import server_time
 
@@ -89,16 +89,28 @@ def test_one_that_an_operator_of_another_cluster_looks_after_stays(database):
     assert why_kept(database) != ""
 
 
-@pytest.mark.parametrize(
-    ("policy", "deleted"),
-    [("Retain", 3 * DAY), ("Delete", None), ("Delete", timedelta(hours=23))],
-    ids=["with Retain", "whose deletion nobody saw", "deleted within the grace"],
-)
-def test_one_record_is_enough_to_keep_it(database, policy, deleted):
+@pytest.mark.parametrize("deleted", [None, timedelta(hours=23)], ids=["seen by nobody", "within the grace"])
+def test_one_session_whose_deletion_is_not_proven_is_enough_to_keep_everything(database, deleted):
     store(database)
-    store(database, policy, deleted)
+    store(database, "Delete", deleted)
+    store(database, "Retain")
     look(database, 3 * DAY)
-    assert why_kept(database).startswith("it holds what sessions left")
+    assert why_kept(database) == "it holds what sessions left of which no deletion was seen until the grace ago"
+
+
+def test_one_session_with_retain_keeps_the_artifacts_and_records_but_no_features(database):
+    store(database)
+    store(database, "Retain")
+    look(database, 3 * DAY)
+    assert why_kept(database) == gone.RETAINED
+    store_set(database, "a", shards=1, baseWeights="w" * 64)
+    store_weights(database, "w" * 64, 2000)
+    store_file(database, "checkpoints", 100)
+    artifact = store_file(database, "artifacts", 100)
+    assert gone.drop_features(database) == set_bytes(1) + 2000 + 100
+    assert everything(database).keys() == {"sessions", "operator", "artifacts.files", "artifacts.chunks"}
+    assert database["artifacts.files"].distinct("_id") == [artifact]
+    assert gone.drop_features(database) == 0
 
 
 def test_a_database_that_came_back_from_a_backup_stays(database):
