@@ -19,6 +19,7 @@ from storage_world import LONG_AGO, SIZE, World, database_time
 from stored import DAY, everything, store_file, store_set
 from trainingsession_operator import sentinel
 from trainingsession_operator.cluster import Cluster
+from trainingsession_operator.deleted import remove_deleted
 from trainingsession_operator.errors import ApiError, ConflictError
 from trainingsession_operator.inventory import CONFIRM
 from trainingsession_operator.resource import Session, parse_session
@@ -522,17 +523,36 @@ def test_sessions_of_all_namespaces_are_compared_each_with_its_own(world, api, n
     assert {told.is_halted[name] for name in namespaces} == {False}
 
 
+class AnsweredMeanwhile(Database[Json]):
+    """Another session asks for an answer while a deleted one's artifacts are being removed."""
+
+    ask: Callable[[], Any]
+    answers: list[Any]
+
+    def __getitem__(self, name: str) -> Any:
+        if name == "artifacts.files" and not self.answers:
+            self.answers.append(self.ask())
+        return super().__getitem__(name)
+
+
 def test_a_session_is_answered_from_a_deleted_one_until_that_is_being_removed(world, namespace):
     first = world.create(namespace, "first", **DELETE)
     world.succeed(first, "model.keras")
     second = parse_session(world.create(namespace, "second", reuseResult="IfIdentical"))
     world.records.prepare(second, "same")
     database = world.databases[-1]
-    fields = {"identity": "same", "missingSince": database_time(database), "removing": True}
+    fields = {"identity": "same", "missingSince": database_time(database) - LONG_AGO}
     database["sessions"].update_one({"_id": uid(first)}, {"$set": fields})
-    assert world.records.reuse_result(second, "same") is None
-    database["sessions"].update_one({"_id": uid(first)}, {"$unset": {"removing": ""}})
-    assert world.records.reuse_result(second, "same")["result"] == records(database)[uid(first)]["result"]
+    published = records(database)[uid(first)]["result"]
+    assert world.records.reuse_result(second, "same")["result"] == published
+    database["sessions"].update_one({"_id": second.uid}, {"$unset": {"result": "", "reusedFrom": ""}})
+
+    removing = AnsweredMeanwhile(database.client, database.name)
+    removing.ask, removing.answers = lambda: world.records.reuse_result(second, "same"), []
+    remove_deleted(removing, {}, database_time(database))
+    assert removing.answers == [None]
+    assert "result" not in records(database)[second.uid]
+    assert database["artifacts.files"].count_documents({}) == 0
 
 
 def stored(database: Database[Json]) -> dict[str, list[Json]]:
