@@ -82,14 +82,19 @@ class Cluster:
         where = (GROUP, VERSION, namespace, PLURAL, name)
         return self._ask(f"read session {namespace}/{name}", self._custom.get_namespaced_custom_object, *where)
 
-    def sessions(self, namespace: str) -> Iterator[Json]:
-        """All sessions of the namespace, page by page; ends with ApiError where the list could not be completed."""
-        where, more = (GROUP, VERSION, namespace, PLURAL), ""
+    def sessions(self, namespace: str = "") -> Iterator[Json]:
+        """All sessions of the namespace, or of all where none is named, page by page.
+
+        Ends with ApiError where the list could not be completed; a list that was is of one moment.
+        """
+        what, more = f"list sessions of {namespace or 'all namespaces'}", ""
         while True:
             options: Json = {"limit": PAGE, **({"_continue": more} if more else {})}
-            page = self._call(
-                f"list sessions of {namespace}", self._custom.list_namespaced_custom_object, *where, **options
-            )
+            if namespace:
+                where = (GROUP, VERSION, namespace, PLURAL)
+                page = self._call(what, self._custom.list_namespaced_custom_object, *where, **options)
+            else:
+                page = self._call(what, self._custom.list_cluster_custom_object, GROUP, VERSION, PLURAL, **options)
             yield from page["items"]
             more = page["metadata"].get("continue")
             if not more:
@@ -199,8 +204,16 @@ class Cluster:
 
     def namespace_uid(self, namespace: str) -> str | None:
         """UID of the namespace, which tells it from one of the same name made later."""
-        found = self._ask(f"read namespace {namespace}", self.core.read_namespace, namespace)
+        found = self._namespace(namespace)
         return found["metadata"]["uid"] if found else None
+
+    def namespace_annotation(self, namespace: str, name: str) -> str:
+        """Value of one of the namespace's annotations; empty where there is none."""
+        metadata = (self._namespace(namespace) or {}).get("metadata", {})
+        return str((metadata.get("annotations") or {}).get(name, ""))
+
+    def _namespace(self, namespace: str) -> Json | None:
+        return self._ask(f"read namespace {namespace}", self.core.read_namespace, namespace)
 
     def secret(self, namespace: str, name: str) -> dict[str, str] | None:
         """Decoded values of a Secret; what is no text is left out."""
