@@ -73,12 +73,11 @@ class Audit:
 
     def why_lost(self) -> str:
         """Say in one sentence which session the watch never told of between two audits; empty where there is none."""
-        lost = self._lost
-        if not lost:
+        if not self._lost:
             return ""
         return (
-            f"the watch of sessions lost events: it has not told of {'/'.join(lost[0])} since the audit before the "
-            f"last one found it, nor of {len(lost) - 1} others"
+            f"the watch of sessions loses events: two audits found {'/'.join(self._lost[0])}, of which it never told "
+            f"(and {len(self._lost) - 1} more)"
         )
 
     def _take_in(self, uid: str, key: Key) -> bool:

@@ -25,6 +25,8 @@ Key = tuple[str, str]
 CONFLICT_PAUSE = 0.1
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 300.0
+AWAY_PAUSE = 30.0
+"""At most, while the API server or MongoDB is away: nothing tells when it is back, and then sessions must go on."""
 
 
 @dataclass(frozen=True)
@@ -147,18 +149,19 @@ class WorkQueue:
             result = "success"
         except ConflictError as error:
             # The session changed while we looked; the fresh one is worth a look very soon.
-            result, pause = "conflict", self._pause(key, CONFLICT_PAUSE)
+            result, pause = "conflict", self._pause(key, CONFLICT_PAUSE, LONGEST_PAUSE)
             log.log(
                 logging.DEBUG if pause < FIRST_PAUSE else logging.WARNING,
                 "session %s: %s; trying again in %.1f s", name, error, pause,
             )  # fmt: skip
             return pause
         except WaitError as error:
-            result, pause = "unavailable", self._pause(key, FIRST_PAUSE)
+            longest = AWAY_PAUSE if error.away else LONGEST_PAUSE
+            result, pause = "unavailable", self._pause(key, FIRST_PAUSE, longest)
             log.warning("session %s: %s; trying again in %.0f s", name, error, pause)
             return pause
         except Exception:
-            pause = self._pause(key, FIRST_PAUSE)
+            pause = self._pause(key, FIRST_PAUSE, LONGEST_PAUSE)
             log.exception("session %s: unexpected failure; trying again in %.0f s", name, pause)
             return pause
         finally:
@@ -167,11 +170,11 @@ class WorkQueue:
             self._failing.pop(key, None)
         return again
 
-    def _pause(self, key: Key, first: float) -> float:
+    def _pause(self, key: Key, first: float, longest: float) -> float:
         with self._changed:
             now, before = time.monotonic(), self._failing.get(key)
             times = before.times if before else 0
-            pause = min(first * 2.0 ** min(times, 20), LONGEST_PAUSE)
+            pause = min(first * 2.0 ** min(times, 20), longest)
             self._failing[key] = _Failing(times + 1, before.since if before else now, now + pause)
             return pause
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -79,6 +80,9 @@ def test_it_serves_tells_and_ends_in_order_with_work_in_flight(world, run):
     assert sample(operator, "controller_runtime_reconcile_total") >= 4
     assert sample(operator, "rest_client_requests_total") >= 9
     assert sample(operator, "mongodb_up") == 1
+    assert operator.process is not None
+    operator.process.send_signal(signal.SIGUSR1)
+    operator.wait_for_line("the log level is debug now")
     assert operator.terminate(STOP_SECONDS) == 0
     operator.wait_for_line("stopped")
     assert not [line for line in operator.lines if line.get("unformatted")], operator.log()

@@ -8,8 +8,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from trainingsession_operator.errors import ConflictError, StorageUnavailableError
-from trainingsession_operator.queue import CONFLICT_PAUSE, FIRST_PAUSE, LONGEST_PAUSE, Key, WorkQueue, _Failing
+from trainingsession_operator.errors import ApiError, ConflictError, StorageUnavailableError
+from trainingsession_operator.queue import (
+    AWAY_PAUSE,
+    CONFLICT_PAUSE,
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    Key,
+    WorkQueue,
+    _Failing,
+)
 
 SOON = 20.0
 """Seconds within which an event must come; a test that passes never waits for them."""
@@ -171,7 +179,18 @@ def test_a_failure_is_logged_and_tried_again(start, caplog, error, said, traceba
     assert bool(caplog.records[0].exc_info) == traceback
 
 
-def test_pauses_grow_up_to_a_limit_and_begin_anew_after_success():
+@pytest.mark.parametrize(
+    ("error", "longest"),
+    [
+        (KeyError("a bug"), LONGEST_PAUSE),
+        (ApiError("this session is refused", 403), LONGEST_PAUSE),
+        (ApiError("no answer"), AWAY_PAUSE),
+        (ApiError("busy", 429), AWAY_PAUSE),
+        (ApiError("etcd is away", 503), AWAY_PAUSE),
+        (StorageUnavailableError("away"), AWAY_PAUSE),
+    ],
+)
+def test_pauses_grow_up_to_a_limit_and_begin_anew_after_success(error, longest):
     outcomes: list[Exception | None] = []
 
     def work(key: Key) -> float | None:
@@ -181,15 +200,14 @@ def test_pauses_grow_up_to_a_limit_and_begin_anew_after_success():
         return None
 
     queue = WorkQueue(work, 1)
-    away = StorageUnavailableError("away")
-    outcomes += [away] * 12
+    outcomes += [error] * 12
     pauses = [queue._attempt(KEY) for _ in range(12)]
     assert pauses[:4] == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE, 8 * FIRST_PAUSE]
-    assert pauses[-1] == LONGEST_PAUSE
+    assert pauses[-1] == longest
     state = queue.state()
     assert state.failing == 1
     assert state.longest_failing_seconds > 0
-    outcomes += [None, away]
+    outcomes += [None, error]
     assert queue._attempt(KEY) is None
     assert queue.state().failing == 0
     assert queue._attempt(KEY) == FIRST_PAUSE
