@@ -36,3 +36,18 @@ def test_values_that_the_runbook_names_are_the_chart_s(repo):
         for key in path.split("."):
             assert key in found, path
             found = found[key]
+
+
+def test_metrics_that_the_runbook_names_are_told(repo):
+    from trainingsession_operator.metrics import Metrics
+    from trainingsession_operator.queue import WorkQueue
+
+    metrics = Metrics()
+    WorkQueue(lambda key: None, 0, metrics)
+    metrics.follow_sessions(dict)
+    told = set(re.findall(r"^# TYPE (\w+) ", metrics.expose().decode(), re.MULTILINE))
+    page = (repo / "docs/runbook.md").read_text()
+    prefixes = "trainingsession|workqueue|rest_client|controller_runtime|mongodb|process"
+    named = set(re.findall(rf"`((?:{prefixes})_[a-z_]+)[`\[]", page))
+    assert len(named) > 20
+    assert named <= told

@@ -32,9 +32,14 @@ class SessionIndex:
         self._known: dict[str, Known] = {}
 
     def put(self, uid: str, known: Known) -> Known | None:
-        """Note a session as it is now; returns it as it was known before."""
+        """Note a session as it is now; returns it as it was known before.
+
+        What the watch told is never replaced by what the audit found, which may be older.
+        """
         with self._lock:
             before = self._known.get(uid)
+            if before and not known.told:
+                return before
             self._known[uid] = known
         if before and known.finished and not before.finished:
             self._ended()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from trainingsession_operator.index import Known, SessionIndex
@@ -44,3 +46,9 @@ def test_only_live_sessions_are_woken_and_all_are_counted(index):
     assert index.census() == {("team-a", "Training"): 1, ("team-a", "Succeeded"): 1}
     assert index.put("one", ENDED) == LIVE
     assert index.census() == {("team-a", "Succeeded"): 2}
+
+
+def test_what_the_watch_told_is_not_replaced_by_what_the_audit_found(index):
+    index.put("uid", ENDED)
+    assert index.put("uid", replace(LIVE, told=False)) == ENDED
+    assert index.get("uid") == ENDED
