@@ -101,8 +101,17 @@ def test_a_session_without_its_optional_parts_is_read_with_the_definitions_defau
     assert defaults("runPolicy") == {
         "backoffLimit": read.run_policy.backoff_limit,
         "activeDeadlineSeconds": read.run_policy.active_deadline_seconds,
+        "pendingDeadlineSeconds": read.run_policy.pending_deadline_seconds,
+        "maxDisruptions": read.run_policy.max_disruptions,
+        "ttlSecondsAfterFinished": resource.seconds_after_end(bare),
     }
-    assert set(defaults("scheduling")) == {"nodeSelector", "tolerations", "priorityClassName"}
+    assert set(defaults("scheduling")) == {
+        "nodeSelector", "tolerations", "priorityClassName", "queueName", "workloadPriorityClassName",
+    }  # fmt: skip
+    assert defaults("artifacts") == {"deletionPolicy": read.deletion_policy}
+    top = {name: schema["spec"]["properties"][name].get("default") for name in ("suspend", "reuseResult", "managedBy")}
+    assert top == {"suspend": read.suspend, "reuseResult": read.reuse_result, "managedBy": None}
+    assert resource.is_ours(bare)
     assert (read.scheduling.node_selector, read.scheduling.tolerations) == ({}, ())
 
 

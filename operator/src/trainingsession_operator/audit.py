@@ -88,7 +88,7 @@ class Audit:
         return True
 
     def _judge_watch(self, listed: dict[str, Key]) -> None:
-        untold = frozenset(uid for uid in listed if (one := self.index.get(uid)) and not one.told and not one.finished)
+        untold = frozenset(uid for uid in listed if (one := self.index.get(uid)) and one.live and not one.told)
         # Found by an audit before, and no event since: a watch that works tells of the status that its look wrote.
         self._lost = [listed[uid] for uid in sorted(untold & self._untold)]
         self._untold = untold

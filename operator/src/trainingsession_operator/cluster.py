@@ -16,9 +16,9 @@ import urllib3
 from kubernetes import client, config
 
 from .errors import ApiError, ConflictError, StartError
-from .jobs import UID_LABEL
-from .limits import RequestLimit
+from .jobs import ENDED_ANNOTATION, UID_LABEL
 from .metrics import Metrics
+from .rate_limit import RequestLimit
 from .resource import API_VERSION, GROUP, KIND, PLURAL, VERSION, Json, Session
 from .transport import Transport
 
@@ -135,6 +135,16 @@ class Cluster:
         )
         return str(done["metadata"]["resourceVersion"])
 
+    def delete_session(self, metadata: Mapping[str, Any]) -> None:
+        """Delete the session as it was read; ConflictError where it changed or was made anew since."""
+        namespace, name = metadata["namespace"], metadata["name"]
+        same = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
+        body = {"propagationPolicy": "Background", "preconditions": same}
+        where = (GROUP, VERSION, namespace, PLURAL, name)
+        self._call(
+            f"delete session {namespace}/{name}", self._custom.delete_namespaced_custom_object, *where, body=body
+        )
+
     def job(self, namespace: str, name: str) -> Json | None:
         """The Job as it is now."""
         return self._ask(f"read Job {namespace}/{name}", self._batch.read_namespaced_job, name, namespace)
@@ -163,7 +173,12 @@ class Cluster:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
 
-    def end_job(self, namespace: str, name: str) -> None:
+    def end_job(self, namespace: str, name: str, reason: str) -> None:
+        """Let a Job fail now; Kubernetes calls it a deadline, the annotation has the operator's reason."""
+        body = {"metadata": {"annotations": {ENDED_ANNOTATION: reason}}, "spec": {"activeDeadlineSeconds": 1}}
+        self._call(f"end Job {namespace}/{name}", self._batch.patch_namespaced_job, name, namespace, body)
+
+    def end_helpers(self, namespace: str, name: str) -> None:
         """Let a Job of several workers fail as soon as one of them has."""
         body = {"spec": {"maxFailedIndexes": 0}}
         self._call(f"end Job {namespace}/{name}", self._batch.patch_namespaced_job, name, namespace, body)
@@ -187,6 +202,23 @@ class Cluster:
         )
         denials = [(e.get("lastTimestamp") or e.get("eventTime") or "", e.get("message")) for e in found["items"]]
         return sorted((at, message) for at, message in denials if message)
+
+    def foreign(self, group: str, version: str, namespace: str, plural: str, selector: str) -> list[Json] | None:
+        """Objects of another controller's kind; None where the kind is not served."""
+        what, where = f"list {plural} of {namespace}", (group, version, namespace, plural)
+        try:
+            found = self._call(what, self._custom.list_namespaced_custom_object, *where, label_selector=selector)
+        except ApiError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+        return list(found["items"])
+
+    def at_path(self, path: str) -> Json:
+        """What is served at a path for which the client has no method."""
+        options: Json = {"response_type": "object", "auth_settings": ["BearerToken"], "_return_http_data_only": True}
+        headers = {"Accept": "application/json"}
+        return self._call(f"read {path}", self._api.call_api, path, "GET", header_params=headers, **options)
 
     def namespace_uid(self, namespace: str) -> str | None:
         """UID of the namespace, which tells it from one of the same name made later."""

@@ -12,8 +12,8 @@ from .health import Watchdog
 from .index import Known, SessionIndex
 from .jobs import MANAGED_BY, MANAGED_LABEL, UID_LABEL
 from .metrics import Metrics
-from .queue import WorkQueue
-from .resource import GROUP, KIND, PLURAL, VERSION
+from .queue import Key, WorkQueue
+from .resource import GROUP, KIND, PLURAL, VERSION, is_ours, seconds_after_end
 from .status import is_finished
 
 
@@ -25,40 +25,44 @@ class Intake:
     index: SessionIndex
     watchdog: Watchdog
     metrics: Metrics
+    forget: Callable[[Key], None]
+    """Told of every session that is deleted."""
 
     def told(self, event: Mapping[str, Any]) -> None:
         """Take in an event of the watch; its type is None where it comes from a list."""
         metadata = event["object"]["metadata"]
         key = (metadata["namespace"], metadata["name"])
-        ours = self.watchdog.saw(key, metadata["resourceVersion"])
+        echo = self.watchdog.saw(key, metadata["resourceVersion"])
         if event["type"] == "DELETED":
             self.index.remove(metadata["uid"])
-            self.watchdog.forget(key)
+            self.forget(key)
         else:
-            self._note(event["object"], listed=event["type"] is None, told=True, ours=ours)
+            self._note(event["object"], listed=event["type"] is None, told=True, echo=echo)
 
     def found(self, resource: Mapping[str, Any]) -> None:
         """Take in a session that the audit found."""
-        self._note(resource, listed=True, told=False, ours=False)
+        self._note(resource, listed=True, told=False, echo=False)
 
-    def _note(self, resource: Mapping[str, Any], *, listed: bool, told: bool, ours: bool) -> None:
+    def _note(self, resource: Mapping[str, Any], *, listed: bool, told: bool, echo: bool) -> None:
         metadata = resource["metadata"]
         key, generation = (metadata["namespace"], metadata["name"]), metadata.get("generation", 0)
         phase, finished = _state(resource)
-        known = Known(key, phase, generation, finished, told)
+        known = Known(key, phase, generation, finished, told, is_ours(resource))
         before = self.index.put(metadata["uid"], known)
-        if not known.finished:
+        if known.live:
             # The API server is back, or the user changed the spec: what failed may work now.
             mended = listed or before is None or before.generation != generation
             # Our own write was made on the very version that was looked at before, so its echo is no news.
-            if mended or not ours:
+            if mended or not echo:
                 self.queue.add(key, mended=mended)
-            return
-        if before and not before.finished:
-            # Not at the first list of all: what ended before this process began was counted by another.
-            self.metrics.finished(key[0], resource["status"])
-        if _is_deleted_later(resource):
-            self.queue.add(key)
+        elif known.ours:
+            just_ended = before is not None and before.live
+            if just_ended:
+                # Not at the first list of all: what ended before this process began was counted by another.
+                self.metrics.finished(key[0], resource["status"])
+            if just_ended or seconds_after_end(resource) is not None:
+                # Perhaps not by our word; or it is to be deleted some time after its end.
+                self.queue.add(key)
 
 
 def subscribe(intake: Intake, why_dead: Callable[[], str]) -> kopf.OperatorRegistry:
@@ -103,12 +107,6 @@ def _state(resource: Mapping[str, Any]) -> tuple[str, bool]:
     except (AttributeError, TypeError):
         # Of another schema. The look at it says what is wrong, and is no loss to the others.
         return "Unknown", False
-
-
-def _is_deleted_later(resource: Mapping[str, Any]) -> bool:
-    spec = resource.get("spec")
-    policy = spec.get("runPolicy") if isinstance(spec, dict) else None
-    return isinstance(policy, dict) and policy.get("ttlSecondsAfterFinished") is not None
 
 
 def _wake(intake: Intake, uid: str) -> None:

@@ -20,6 +20,13 @@ class Known:
     finished: bool
     told: bool = True
     """By the watch; False where only the audit found the session."""
+    ours: bool = True
+    """False where another controller looks after it."""
+
+    @property
+    def live(self) -> bool:
+        """Whether this operator has work with it."""
+        return self.ours and not self.finished
 
 
 class SessionIndex:
@@ -41,7 +48,7 @@ class SessionIndex:
             if before and not known.told:
                 return before
             self._known[uid] = known
-        if before and known.finished and not before.finished:
+        if before and before.live and not known.live:
             self._ended()
         return before
 
@@ -49,7 +56,7 @@ class SessionIndex:
         """Forget a session that is gone."""
         with self._lock:
             known = self._known.pop(uid, None)
-        if known and not known.finished:
+        if known and known.live:
             self._ended()
 
     def get(self, uid: str) -> Known | None:
@@ -58,21 +65,21 @@ class SessionIndex:
             return self._known.get(uid)
 
     def find(self, uid: str) -> Key | None:
-        """Key of the session with that UID, or None where it is not there or at its end."""
+        """Key of the live session with that UID, or None."""
         known = self.get(uid)
-        return known.key if known and not known.finished else None
+        return known.key if known and known.live else None
 
     def live(self) -> list[Key]:
-        """Keys of all sessions that are not at their end."""
+        """Keys of all live sessions."""
         with self._lock:
-            return [known.key for known in self._known.values() if not known.finished]
+            return [known.key for known in self._known.values() if known.live]
 
     def all(self) -> dict[str, Known]:
-        """All sessions, those at their end too."""
+        """All sessions, those too that are at their end or not ours."""
         with self._lock:
             return dict(self._known)
 
     def census(self) -> Counter[tuple[str, str]]:
-        """How many sessions there are in each namespace and phase."""
+        """How many of our sessions there are in each namespace and phase."""
         with self._lock:
-            return Counter((known.key[0], known.phase) for known in self._known.values())
+            return Counter((known.key[0], known.phase) for known in self._known.values() if known.ours)

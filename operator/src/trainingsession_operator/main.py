@@ -19,10 +19,10 @@ from .health import Watchdog, serve, why_dead
 from .index import SessionIndex
 from .jobs import MANAGED_BY, MANAGED_LABEL
 from .keeper import StorageKeeper
-from .limits import RequestLimit
 from .metrics import Metrics
 from .mongodb_server import ServerSecretError, ensure_server_secret
-from .queue import WorkQueue
+from .queue import Key, WorkQueue
+from .rate_limit import RequestLimit
 from .reconcile import Reconciler
 from .settings import Settings
 
@@ -76,8 +76,13 @@ def run(settings: Settings) -> None:
     keeper = StorageKeeper(settings, cluster, store)
     index, watchdog = SessionIndex(ended=keeper.wake), Watchdog()
     reconciler = Reconciler(settings, cluster, store, written=watchdog.wrote, gone=watchdog.forget)
+
+    def forget(key: Key) -> None:
+        watchdog.forget(key)
+        reconciler.forget(key)
+
     queue = WorkQueue(reconciler.look, settings.workers, metrics)
-    intake = Intake(queue, index, watchdog, metrics)
+    intake = Intake(queue, index, watchdog, metrics, forget)
     audit = Audit(cluster, settings.namespaces, index, queue, metrics, intake.found)
     metrics.follow_sessions(index.census)
     metrics.follow_watch(lambda: watchdog.silence()[0])

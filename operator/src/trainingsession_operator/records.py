@@ -18,13 +18,14 @@ from decimal import Decimal
 from typing import Any, TypeVar
 from urllib.parse import quote_plus, unquote_plus, urlsplit
 
+from bson import ObjectId
 from bson.errors import BSONError
 from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.uri_parser import parse_uri
 
-from . import plan
+from . import plan, record_view
 from .cluster import Cluster
 from .errors import ConflictError, StartError, StorageUnavailableError, driver_words
 from .jobs import TENANT_SECRET
@@ -33,8 +34,11 @@ from .resource import Session
 log = logging.getLogger(__name__)
 
 COLLECTION = "sessions"
-RECORD_VERSION = 1
+RECORD_VERSION = 2
+"""From 2 on, the operator notes a session's end in its record before it writes it into the status."""
 FEATURE_SETS, FEATURE_SHARDS = "feature_sets", "feature_shards"
+MOST_ANSWERS = 16
+"""Earlier sessions of the same experiment that are looked at, until one has all of its artifacts."""
 MOST_SETS = 64
 """Feature sets of one recipe that are looked at: two, and more where an older trainer stored them in another way."""
 ENSURE_SECONDS = 600.0
@@ -99,14 +103,18 @@ class Records:
             return "MongoDB is no replica set; start mongod with --replSet and initiate it."
         return ""
 
-    def prepare(self, session: Session) -> Document:
+    def prepare(self, session: Session, identity: str | None = None) -> Document:
         """Make sure of the namespace's database, user and Secret and of the session's record; return the record.
 
-        Raises StorageUnavailableError, and ApiError for the Secret.
+        `identity` tells which other sessions are the same experiment. Raises StorageUnavailableError, and ApiError for
+        the Secret.
         """
         sessions = self._namespace_database(session.namespace)[COLLECTION]
         found = _storage("read the record", lambda: sessions.find_one({"_id": session.uid}))
         if found is not None and found.get("recordVersion") is not None:
+            if found.get("deletionPolicy") != session.deletion_policy:
+                policy = {"$set": {"deletionPolicy": session.deletion_policy}}
+                _storage("store the deletion policy", lambda: sessions.update_one({"_id": session.uid}, policy))
             return found
         # A new session: nothing is believed from before, as its namespace may be another one under the same name.
         sessions = self._namespace_database(session.namespace, anew=True)[COLLECTION]
@@ -114,11 +122,60 @@ class Records:
             "recordVersion": RECORD_VERSION,
             "namespace": session.namespace,
             "name": session.name,
-            "deletionPolicy": "Retain",
+            "deletionPolicy": session.deletion_policy,
+            **({"identity": identity} if identity else {}),
         }
         stage = {"$set": {key: {"$literal": value} for key, value in fields.items()} | {"createdAt": "$$NOW"}}
         _storage("create the record", lambda: sessions.update_one({"_id": session.uid}, [stage], upsert=True))
         return _storage("read the record", lambda: sessions.find_one({"_id": session.uid})) or {}
+
+    def reuse_result(self, session: Session, identity: str) -> Document | None:
+        """Answer the session from the first one of the same identity whose artifacts are all there.
+
+        Copies its result into the session's record and returns that; None where there is no such session.
+        """
+        database = self._namespace_database(session.namespace)
+        sessions, files = database[COLLECTION], database["artifacts.files"]
+
+        def is_whole(found: Document) -> bool:
+            ids = [ObjectId(item["id"]) for item in record_view.artifacts(found)]
+            return record_view.accuracy(found) is not None and files.count_documents({"_id": {"$in": ids}}) == len(ids)
+
+        def answer() -> Document | None:
+            sessions.create_index("identity", sparse=True)
+            same = {"identity": identity, "result": {"$exists": True}, "_id": {"$ne": session.uid}}
+            for found in sessions.find(same).sort("result.publishedAt", 1).limit(MOST_ANSWERS):
+                if not is_whole(found):
+                    continue
+                source = found.get("reusedFrom") or {"name": found.get("name"), "uid": found["_id"]}
+                fields = {key: found[key] for key in ("result", "samples", "trainer") if key in found}
+                taken = {"$set": {key: {"$literal": value} for key, value in (fields | {"reusedFrom": source}).items()}}
+                mine = {"_id": session.uid, "result": {"$exists": False}}
+                sessions.update_one(mine, [taken])
+                if is_whole(found):
+                    return sessions.find_one({"_id": session.uid})
+                # Its artifacts were removed at the same moment.
+                sessions.update_one({"_id": session.uid}, {"$unset": {"result": "", "reusedFrom": ""}})
+            return None
+
+        return _storage("look for the same experiment", answer)
+
+    def note_end(self, session: Session, phase: str) -> None:
+        """Store that the session is at its end; once, and before its status says so."""
+        sessions = self._namespace_database(session.namespace)[COLLECTION]
+        stage = {"$set": {"ended": {"phase": phase, "at": "$$NOW"}}}
+        mine = {"_id": session.uid, "ended": {"$exists": False}}
+        _storage("note the end", lambda: sessions.update_one(mine, [stage]))
+
+    def has_ended(self, session: Session) -> bool:
+        """Whether the session's end was noted, or its record cannot tell: it is gone, or of an older operator."""
+        sessions = self._namespace_database(session.namespace)[COLLECTION]
+        found = _storage(
+            "read the record", lambda: sessions.find_one({"_id": session.uid}, {"ended": 1, "recordVersion": 1})
+        )
+        return (
+            found is None or "ended" in found or (record_view.whole(found.get("recordVersion")) or 0) < RECORD_VERSION
+        )
 
     def count_lost_job(self, session: Session) -> None:
         """Note that the session's Job vanished and was made again."""

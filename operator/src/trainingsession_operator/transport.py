@@ -12,8 +12,8 @@ from kubernetes import client
 from kubernetes.client.rest import RESTClientObject
 
 from .errors import ApiError
-from .limits import RequestLimit
 from .metrics import Metrics
+from .rate_limit import RequestLimit
 
 _PATH = re.compile(
     r"/(?:api/v1|apis/[^/]+/[^/]+)(?:/namespaces/[^/]+(?=/))?/(?P<resource>[^/]+)(?:/(?P<name>[^/]+)(?:/(?P<sub>[^/]+))?)?"

@@ -27,7 +27,8 @@ class Audited:
     def __init__(self, cluster: Cluster, *namespaces: str) -> None:
         self.metrics, self.index = Metrics(), SessionIndex()
         self.queue = WorkQueue(lambda key: None, 0, self.metrics)
-        self.intake = Intake(self.queue, self.index, Watchdog(), self.metrics)
+        watchdog = Watchdog()
+        self.intake = Intake(self.queue, self.index, watchdog, self.metrics, watchdog.forget)
         self.audit = Audit(cluster, namespaces, self.index, self.queue, self.metrics, self.intake.found)
 
     def findings(self, kind: str) -> float | None:

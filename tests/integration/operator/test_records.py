@@ -239,7 +239,7 @@ def test_the_name_of_a_database_is_one_that_mongodb_takes(namespace):
 def test_preparing_again_keeps_what_a_trainer_wrote(records, cluster):
     session = session_in(cluster.namespace())
     first = records.prepare(session)
-    assert {"recordVersion": 1, "namespace": session.namespace, "name": session.name}.items() <= first.items()
+    assert {"recordVersion": 2, "namespace": session.namespace, "name": session.name}.items() <= first.items()
     assert first["createdAt"] is not None
     with as_tenant(cluster, session.namespace) as tenant:
         own = tenant[cluster.secrets[session.namespace, SECRET]["database"]][COLLECTION]

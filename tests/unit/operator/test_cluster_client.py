@@ -16,8 +16,8 @@ from builders import NAMESPACE
 from trainingsession_operator import cluster as module
 from trainingsession_operator.cluster import Cluster
 from trainingsession_operator.errors import ApiError, ConflictError
-from trainingsession_operator.limits import RequestLimit
 from trainingsession_operator.metrics import Metrics
+from trainingsession_operator.rate_limit import RequestLimit
 from trainingsession_operator.transport import Transport, request_of
 
 JOB = {"metadata": {"namespace": NAMESPACE, "name": "digits-1"}}

@@ -28,7 +28,8 @@ def resource(phase: str, *, finished: bool, generation: int = 1, ttl: int | None
 @pytest.fixture
 def intake(metrics) -> Intake:
     """With a queue that has no workers: what is put on it stays there."""
-    return Intake(WorkQueue(lambda key: None, 0, metrics), SessionIndex(), Watchdog(), metrics)
+    watchdog = Watchdog()
+    return Intake(WorkQueue(lambda key: None, 0, metrics), SessionIndex(), watchdog, metrics, watchdog.forget)
 
 
 def finished(metrics: Metrics) -> float | None:
@@ -47,6 +48,16 @@ def test_after_a_restart_what_had_ended_is_no_news(intake, metrics):
         intake.told({"type": kind, "object": resource("Succeeded", finished=True)})
     assert finished(metrics) is None
     assert len(intake.queue) == 0
+
+
+def test_a_session_of_another_controller_is_left_alone(intake, metrics):
+    for kind, phase in (("ADDED", "Pending"), ("MODIFIED", "Succeeded")):
+        session = {**resource(phase, finished=phase == "Succeeded"), "spec": {"managedBy": "example.org/other"}}
+        intake.told({"type": kind, "object": session})
+    assert len(intake.queue) == 0
+    assert finished(metrics) is None
+    assert intake.index.census() == {}
+    assert intake.index.find("u") is None
 
 
 def test_the_echo_of_our_own_status_is_no_reason_to_look(intake):

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from trainingsession_operator.limits import LONGEST_REST, RequestLimit
+from trainingsession_operator.rate_limit import LONGEST_REST, RequestLimit
 
 SOON = 20.0
 
