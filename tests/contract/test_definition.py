@@ -46,6 +46,17 @@ def test_every_field_has_a_description(schema):
     assert [path for path, below in every(schema) if not below.get("description") and not path.endswith("[]")] == []
 
 
+def test_every_field_says_only_what_a_schema_can_say(schema):
+    known = {
+        "type", "format", "description", "enum", "default", "nullable", "pattern", "minLength", "maxLength", "minimum",
+        "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems", "maxItems", "maxProperties", "items",
+        "properties", "required",
+        "additionalProperties", "x-kubernetes-validations", "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
+        "x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields",
+    }  # fmt: skip
+    assert {path: set(below) - known for path, below in every(schema) if set(below) - known} == {}
+
+
 def test_every_string_list_and_map_has_a_bound(schema):
     open_ended = []
     for path, below in every(schema):

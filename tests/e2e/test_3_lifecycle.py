@@ -10,7 +10,8 @@ from real_cluster import condition
 
 # So many that it is stopped in the middle; nobody waits for its end.
 LONG = {"epochs": 10000}
-CPU = {"gpus": 0}
+# Two pods at once, beside the system's, on two cores.
+CPU = {"gpus": 0, "cpu": "500m", "memory": "2Gi"}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def wait_for(stack, team, name, what, check, seconds=180):
 
     def there():
         session = stack.session(team, name)
-        return session if check(session) else None
+        return session if "status" in session and check(session) else None
 
     return stack.wait_for(what, there, seconds)
 
@@ -54,19 +55,21 @@ def test_a_running_session_is_suspended_changed_and_goes_on_where_it_was(stack, 
     assert stack.get("jobs", "-n", team)["items"] == []
     assert session["status"]["progress"]["epoch"] > 0
 
-    bigger = json.dumps({"spec": {"resources": {"memory": "5Gi"}}})
+    bigger = json.dumps({"spec": {"resources": {"memory": "3Gi"}}})
     stack.kubectl("patch", "ts", "long", "-n", team, "--type=merge", "-p", bigger)
     stack.ok(*shlex.split(command(stack, team, '"suspend":false', NAME="long")))
     session = wait_for(stack, team, "long", "training again", lambda s: s["status"]["phase"] == "Training")
     (pod,) = pods(stack, team, session)
-    assert pod["spec"]["containers"][0]["resources"]["limits"]["memory"] == "5Gi"
+    assert pod["spec"]["containers"][0]["resources"]["limits"]["memory"] == "3Gi"
     log = stack.wait_for(
         "an epoch", lambda: re.search(r"Going on after epoch (\d+).*\n.*Epoch", _log(stack, team, pod), re.DOTALL)
     )
     assert int(log[1]) > 0
     assert session["status"]["attempts"] == 2
     assert "disruptions" not in session["status"], "it was asked for"
-    refused = stack.run("kubectl", "patch", "ts", "long", "-n", team, "--type=merge", "-p", bigger.replace("5", "6"))
+    refused = stack.run(
+        "kubectl", "patch", "ts", "long", "-n", team, "--type=merge", "-p", bigger.replace("3Gi", "4Gi")
+    )
     assert "only while the session is suspended" in refused.stderr
     stack.kubectl("delete", "ts", "long", "-n", team, "--wait=false")
 
@@ -121,7 +124,7 @@ def test_it_is_run_again_by_the_command_of_the_page(stack, team, done):
 
 
 def test_an_identical_session_is_answered_without_a_job(stack, team, digits, done):
-    asked = digits("answered", training={"epochs": 2}, resources={"gpus": 1})
+    asked = digits("answered", training={"epochs": 2}, resources={"gpus": 1, "memory": "3Gi"})
     asked["spec"]["reuseResult"] = "IfIdentical"
     stack.apply(asked, namespace=team)
     session = stack.wait_finished(team, "answered", 30)

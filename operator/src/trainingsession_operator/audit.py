@@ -54,8 +54,9 @@ class Audit:
         # Before the list: a session that is told of meanwhile is no ghost for not being in it.
         before = self.index.all()
         listed: dict[str, Key] = {}
-        for metadata in self.cluster.session_metadata(self.namespaces):
-            listed[metadata["uid"]] = (metadata["namespace"], metadata["name"])
+        for namespace in self.namespaces or ("",):
+            for metadata in self.cluster.session_metadata(namespace):
+                listed[metadata["uid"]] = (metadata["namespace"], metadata["name"])
         missed = [uid for uid in listed if self.index.get(uid) is None and self._take_in(uid, listed[uid])]
         ghosts = [uid for uid in before if uid not in listed]
         for uid in ghosts:

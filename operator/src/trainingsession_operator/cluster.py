@@ -102,21 +102,16 @@ class Cluster:
         where = (GROUP, VERSION, namespace, PLURAL, name)
         return self._ask(f"read session {namespace}/{name}", self._custom.get_namespaced_custom_object, *where)
 
-    def sessions(self, namespace: str) -> Iterator[Json]:
-        """All sessions of the namespace, page by page; ends with ApiError where the list could not be completed."""
-        where = (GROUP, VERSION, namespace, PLURAL)
-        return self._pages(f"list sessions of {namespace}", self._custom.list_namespaced_custom_object, *where)
+    def sessions(self, namespace: str = "") -> Iterator[Json]:
+        """All sessions of the namespace, or of all where none is named, page by page.
 
-    def session_metadata(self, namespaces: tuple[str, ...]) -> Iterator[Json]:
-        """Metadata of all sessions of the namespaces, of all where none is named; ends as `sessions`."""
-        for namespace in namespaces:
-            where = (GROUP, VERSION, namespace, PLURAL)
-            what = f"list sessions of {namespace}"
-            for item in self._pages(what, self._metadata.list_namespaced_custom_object, *where):
-                yield item["metadata"]
-        if not namespaces:
-            for item in self._pages("list sessions", self._metadata.list_cluster_custom_object, GROUP, VERSION, PLURAL):
-                yield item["metadata"]
+        Ends with ApiError where the list could not be completed; a list that was is of one moment.
+        """
+        return self._session_pages(self._custom, namespace)
+
+    def session_metadata(self, namespace: str = "") -> Iterator[Json]:
+        """Only the metadata of all sessions; as `sessions` otherwise."""
+        return (item["metadata"] for item in self._session_pages(self._metadata, namespace))
 
     def patch_status(self, session: Session, changes: Mapping[str, Any]) -> str:
         """Merge `changes` into the status; returns the new resourceVersion.
@@ -222,8 +217,16 @@ class Cluster:
 
     def namespace_uid(self, namespace: str) -> str | None:
         """UID of the namespace, which tells it from one of the same name made later."""
-        found = self._ask(f"read namespace {namespace}", self.core.read_namespace, namespace)
+        found = self._namespace(namespace)
         return found["metadata"]["uid"] if found else None
+
+    def namespace_annotation(self, namespace: str, name: str) -> str:
+        """Value of one of the namespace's annotations; empty where there is none."""
+        metadata = (self._namespace(namespace) or {}).get("metadata", {})
+        return str((metadata.get("annotations") or {}).get(name, ""))
+
+    def _namespace(self, namespace: str) -> Json | None:
+        return self._ask(f"read namespace {namespace}", self.core.read_namespace, namespace)
 
     def secret(self, namespace: str, name: str) -> dict[str, str] | None:
         """Decoded values of a Secret; what is no text is left out."""
@@ -281,10 +284,15 @@ class Cluster:
         except ConflictError:
             return
 
-    def _pages(self, what: str, method: Callable[..., Any], *where: Any) -> Iterator[Json]:
-        more = ""
+    def _session_pages(self, custom: client.CustomObjectsApi, namespace: str) -> Iterator[Json]:
+        what, more = f"list sessions of {namespace or 'all namespaces'}", ""
         while True:
-            page = self._call(what, method, *where, limit=PAGE, **({"_continue": more} if more else {}))
+            options: Json = {"limit": PAGE, **({"_continue": more} if more else {})}
+            if namespace:
+                where = (GROUP, VERSION, namespace, PLURAL)
+                page = self._call(what, custom.list_namespaced_custom_object, *where, **options)
+            else:
+                page = self._call(what, custom.list_cluster_custom_object, GROUP, VERSION, PLURAL, **options)
             # An empty list of metadata has null for its items.
             yield from page["items"] or []
             more = page["metadata"].get("continue")

@@ -12,6 +12,7 @@ from . import ends, limits, plan, queueing, record_view
 from . import pods as pods_say
 from .ends import end_time, has_ended, says
 from .jobs import FATAL_EXIT_CODES
+from .missing import success
 from .observed import (
     LOOK_AGAIN,
     LOOK_SOON,
@@ -104,7 +105,7 @@ def _before_its_end(
     if over is not None:
         # One that waits in a queue has no clock, and no logs to keep.
         action: Action = this if queueing.is_held(job) else EndJob(over.reason)
-        return _waiting(over.reason, over.message, LOOK_SOON, (action,))
+        return _waiting(over.reason, over.message, LOOK_SOON, () if ends.is_ended_by_us(job) else (action,))
     if plan.is_outdated(session, job):
         text = "The session was changed while it was suspended; the old Job ends and a new one follows."
         return replace(_waiting(Reason.JOB_TERMINATING, text, LOOK_SOON, (this,)), forgets_job=True)
@@ -246,15 +247,9 @@ def _waiting(
 
 
 def _succeeded(observed: Observed) -> Outlook:
-    record, job = observed.record or {}, observed.job
-    count, earlier = len(record_view.artifacts(record)), record_view.reused_from(record)
-    text = f"Accuracy {record_view.accuracy(record)}; {count} artifacts are in GridFS."
-    if earlier:
-        text += f" Answered from session {earlier['name']}, the same experiment; no Job was needed."
-    reason = Reason.REUSED if earlier else Reason.SUCCEEDED
-    over = State("False", reason, "The trainer is done.")
-    end = State("True", reason, text)
-    return Outlook("Succeeded", over, over, end, succeeded=True, ended_at=end_time(job))
+    end = success(observed.record or {})
+    over = State("False", end.reason, "The trainer is done.")
+    return Outlook("Succeeded", over, over, end, succeeded=True, ended_at=end_time(observed.job))
 
 
 def _failed(end: State, job: Mapping[str, Any] | None) -> Outlook:

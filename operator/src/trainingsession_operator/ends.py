@@ -65,6 +65,11 @@ def end_time(job: Mapping[str, Any] | None) -> str | None:
     return status.get("completionTime") or next(failed, None)
 
 
+def is_ended_by_us(job: Mapping[str, Any]) -> bool:
+    """Whether the operator has asked for the Job's end."""
+    return ENDED_ANNOTATION in (job["metadata"].get("annotations") or {})
+
+
 def why_failed(session: Session, job: Mapping[str, Any], ended: pods_say.Ended | None) -> State:
     """Condition Failed of a session whose Job has failed; `ended` is its last attempt, where one is known."""
     condition = next(c for c in job["status"]["conditions"] if c["type"] == "Failed" and c["status"] == "True")

@@ -13,7 +13,7 @@ from .index import Known, SessionIndex
 from .jobs import MANAGED_BY, MANAGED_LABEL, UID_LABEL
 from .metrics import Metrics
 from .queue import Key, WorkQueue
-from .resource import GROUP, KIND, PLURAL, VERSION, is_ours, seconds_after_end
+from .resource import GROUP, KIND, PLURAL, VERSION, deletion_policy, is_ours, seconds_after_end
 from .status import is_finished
 
 
@@ -27,6 +27,8 @@ class Intake:
     metrics: Metrics
     forget: Callable[[Key], None]
     """Told of every session that is deleted."""
+    deleted: Callable[[str, str, str], None]
+    """Told the namespace, UID and last deletionPolicy of every session that is deleted."""
 
     def told(self, event: Mapping[str, Any]) -> None:
         """Take in an event of the watch; its type is None where it comes from a list."""
@@ -36,6 +38,8 @@ class Intake:
         if event["type"] == "DELETED":
             self.index.remove(metadata["uid"])
             self.forget(key)
+            if is_ours(event["object"]):
+                self.deleted(key[0], metadata["uid"], deletion_policy(event["object"]))
         else:
             self._note(event["object"], listed=event["type"] is None, told=True, echo=echo)
 

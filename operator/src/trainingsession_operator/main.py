@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from pathlib import Path
 
 import kopf
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 WATCH_STOP_SECONDS = 6.0
 """For kopf to end its watches; it takes less than one, and kills the process after this."""
 WORK_STOP_SECONDS = 3.0
-"""For running looks to end. All of it is within ten seconds, and whatever is cut off is done again."""
+"""For running looks and the storage to end. All of it is within ten seconds, and whatever is cut off is done again."""
 RECORD_PAUSE = 1.0
 """A trainer's progress comes every few seconds; many records' changes become one look."""
 PING_SECONDS = 10.0
@@ -73,7 +74,9 @@ def run(settings: Settings) -> None:
     uri = mongodb_uri(cluster, settings)
     store = records.Records(records.Server(uri, settings.mongodb_users == "managed"), cluster)
 
-    keeper = StorageKeeper(settings, cluster, store)
+    keeper = StorageKeeper(
+        settings, cluster, store, measured=metrics.measured, swept=metrics.swept, halted=metrics.halted
+    )
     index, watchdog = SessionIndex(ended=keeper.wake), Watchdog()
     reconciler = Reconciler(settings, cluster, store, written=watchdog.wrote, gone=watchdog.forget)
 
@@ -82,7 +85,7 @@ def run(settings: Settings) -> None:
         reconciler.forget(key)
 
     queue = WorkQueue(reconciler.look, settings.workers, metrics)
-    intake = Intake(queue, index, watchdog, metrics, forget)
+    intake = Intake(queue, index, watchdog, metrics, forget, keeper.deleted)
     audit = Audit(cluster, settings.namespaces, index, queue, metrics, intake.found)
     metrics.follow_sessions(index.census)
     metrics.follow_watch(lambda: watchdog.silence()[0])
@@ -101,7 +104,7 @@ def run(settings: Settings) -> None:
     followers = [
         threading.Thread(target=store.follow, args=(record_changed, records_lost, stop), name="records", daemon=True),
         threading.Thread(target=readiness.keep_asking, args=(stop,), name="mongodb", daemon=True),
-        threading.Thread(target=keeper.keep, args=(stop,), name="storage", daemon=True),
+        storing := threading.Thread(target=keeper.keep, args=(stop,), name="storage", daemon=True),
         threading.Thread(target=audit.keep, args=(stop,), name="audit", daemon=True),
     ]
     registry = subscribe(intake, lambda: why_dead(watchdog, queue, followers, audit.why_lost))
@@ -123,7 +126,11 @@ def run(settings: Settings) -> None:
         stop.set()
         keeper.wake()
         server.shutdown()
-        if queue.stop(WORK_STOP_SECONDS):
+        end = time.monotonic() + WORK_STOP_SECONDS
+        is_done = queue.stop(WORK_STOP_SECONDS)
+        # It notes the deletions that were seen last.
+        storing.join(max(0.0, end - time.monotonic()))
+        if is_done and not storing.is_alive():
             store.close()
         else:
             # With closed connections, a running look would tell its session that MongoDB is away.

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, TypeVar
 from urllib.parse import quote_plus, unquote_plus, urlsplit
@@ -141,9 +142,11 @@ class Records:
             ids = [ObjectId(item["id"]) for item in record_view.artifacts(found)]
             return record_view.accuracy(found) is not None and files.count_documents({"_id": {"$in": ids}}) == len(ids)
 
+        stays = {"removing": {"$exists": False}}
+
         def answer() -> Document | None:
             sessions.create_index("identity", sparse=True)
-            same = {"identity": identity, "result": {"$exists": True}, "_id": {"$ne": session.uid}}
+            same = {"identity": identity, "result": {"$exists": True}, "_id": {"$ne": session.uid}, **stays}
             for found in sessions.find(same).sort("result.publishedAt", 1).limit(MOST_ANSWERS):
                 if not is_whole(found):
                     continue
@@ -152,9 +155,10 @@ class Records:
                 taken = {"$set": {key: {"$literal": value} for key, value in (fields | {"reusedFrom": source}).items()}}
                 mine = {"_id": session.uid, "result": {"$exists": False}}
                 sessions.update_one(mine, [taken])
-                if is_whole(found):
+                # Whoever removes a deleted session says so before looking for others that name its artifacts, and here
+                # they are named before looking for that: one of both sees the other.
+                if is_whole(found) and sessions.find_one({"_id": found["_id"], **stays}, {"_id": 1}) is not None:
                     return sessions.find_one({"_id": session.uid})
-                # Its artifacts were removed at the same moment.
                 sessions.update_one({"_id": session.uid}, {"$unset": {"result": "", "reusedFrom": ""}})
             return None
 
@@ -204,10 +208,30 @@ class Records:
         """The database itself, for reading artifacts."""
         return self._client[database_name(namespace, namespace_uid)]
 
+    def now(self) -> datetime:
+        """What MongoDB's clock says, in UTC and without a time zone, as the driver gives all times."""
+        now: datetime = _storage("tell its time", lambda: self._client.admin.command("hello"))["localTime"]
+        return now
+
     def databases(self) -> list[Database[Document]]:
         """All databases that bear the name of a namespace's, also of namespaces that are gone."""
         names = _storage("list the databases", self._client.list_database_names)
         return [self._client[name] for name in names if re.fullmatch(DATABASE_NAME, name)]
+
+    def drop_database(self, database: str) -> None:
+        """Drop a namespace's database, after its user: who is interrupted between finds the database again."""
+        own = self._client[database]
+        if self._server.managed_users:
+            try:
+                own.command("dropUser", database)
+            except OperationFailure as error:
+                if (error.details or {}).get("codeName") != "UserNotFound":
+                    raise StorageUnavailableError(
+                        f"The user of database {database} cannot be dropped: {driver_words(error)}"
+                    ) from error
+            except PyMongoError as error:
+                raise StorageUnavailableError(f"MongoDB cannot be used: {driver_words(error)}") from error
+        _storage("drop a database", lambda: self._client.drop_database(database))
 
     def _namespace_database(self, namespace: str, *, anew: bool = False) -> Database[Document]:
         asked = time.monotonic()

@@ -60,6 +60,7 @@ class Reason:
     JOB_FAILED = "JobFailed"
     JOB_LOST = "JobLost"
     RESULT_MISSING = "ResultMissing"
+    ARTIFACTS_MISSING = "ArtifactsMissing"
 
 
 @dataclass(frozen=True)

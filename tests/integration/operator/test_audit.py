@@ -28,7 +28,7 @@ class Audited:
         self.metrics, self.index = Metrics(), SessionIndex()
         self.queue = WorkQueue(lambda key: None, 0, self.metrics)
         watchdog = Watchdog()
-        self.intake = Intake(self.queue, self.index, watchdog, self.metrics, watchdog.forget)
+        self.intake = Intake(self.queue, self.index, watchdog, self.metrics, watchdog.forget, lambda *_: None)
         self.audit = Audit(cluster, namespaces, self.index, self.queue, self.metrics, self.intake.found)
 
     def findings(self, kind: str) -> float | None:

@@ -18,6 +18,7 @@ from operator_world import World
 from real_apiserver import RealApiServer
 from real_mongod import RealMongod
 from running_operator import RunningOperator
+from trainingsession_operator.records import COLLECTION
 from trainingsession_operator.resource import GROUP, PLURAL, VERSION
 
 STOP_SECONDS = 10.0
@@ -137,6 +138,22 @@ def test_after_a_restart_ended_sessions_are_counted_and_no_news(world, run):
     assert sample(again, "trainingsession_finished_total") == 0
     assert sample(again, "trainingsession_sessions") == 2
     assert world.session("digits")["status"] == ended
+
+
+def test_a_deletion_that_was_seen_is_noted_although_the_operator_ends_right_after(world, run):
+    operator = run()
+    operator.wait_for_line("serving sessions of")
+    uid = world.create("digits")["metadata"]["uid"]
+    wait_for_status(world, "digits", lambda status: "jobName" in status)
+    world.delete("digits")
+    # The watch tells in the order of versions: whoever knows of this one knows of the deletion.
+    world.create("other")
+    wait_for_status(world, "other", lambda status: "jobName" in status)
+    assert operator.terminate(STOP_SECONDS) == 0
+    world.operator()  # only for its connection to MongoDB
+    record = world.database()[COLLECTION].find_one({"_id": uid})
+    assert record is not None
+    assert "deletedAt" in record
 
 
 def test_a_session_that_no_operator_can_read_costs_no_other_anything(world, run, tools, define, repo, tmp_path):

@@ -26,10 +26,18 @@ def resource(phase: str, *, finished: bool, generation: int = 1, ttl: int | None
 
 
 @pytest.fixture
-def intake(metrics) -> Intake:
+def deletions() -> list[tuple[str, str, str]]:
+    return []
+
+
+@pytest.fixture
+def intake(metrics, deletions) -> Intake:
     """With a queue that has no workers: what is put on it stays there."""
     watchdog = Watchdog()
-    return Intake(WorkQueue(lambda key: None, 0, metrics), SessionIndex(), watchdog, metrics, watchdog.forget)
+    queue = WorkQueue(lambda key: None, 0, metrics)
+    return Intake(
+        queue, SessionIndex(), watchdog, metrics, watchdog.forget, lambda *deletion: deletions.append(deletion)
+    )
 
 
 def finished(metrics: Metrics) -> float | None:
@@ -58,6 +66,26 @@ def test_a_session_of_another_controller_is_left_alone(intake, metrics):
     assert finished(metrics) is None
     assert intake.index.census() == {}
     assert intake.index.find("u") is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ({"artifacts": {"deletionPolicy": "Delete"}}, ["Delete"]),
+        ({"artifacts": {"deletionPolicy": "Retain"}}, ["Retain"]),
+        ({"artifacts": {"deletionPolicy": "delete it all"}}, ["Retain"]),
+        ({"artifacts": []}, ["Retain"]),
+        ("text", ["Retain"]),
+        ({"managedBy": "example.org/other"}, []),
+    ],
+)
+def test_a_deletion_is_told_with_its_last_policy(intake, deletions, spec, told):
+    session = {**resource("Succeeded", finished=True), "spec": spec}
+    intake.told({"type": "ADDED", "object": session})
+    assert deletions == []
+    intake.told({"type": "DELETED", "object": session})
+    assert deletions == [("a", "u", policy) for policy in told]
+    assert intake.index.all() == {}
 
 
 def test_the_echo_of_our_own_status_is_no_reason_to_look(intake):

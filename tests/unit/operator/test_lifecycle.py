@@ -169,6 +169,8 @@ def test_why_it_waited_too_long_is_told_to_the_end():
     policy = {"pendingDeadlineSeconds": 3600}
     before = decide(session({"jobName": JOB}), PENDING, NOW - timedelta(hours=1)).status
     ending = decided(PENDING, before, runPolicy=policy)
+    asked = job(active=1, annotations={ENDED_ANNOTATION: "PendingDeadlineExceeded"})
+    assert decided(Observed(asked, PENDING.pods, record=record()), ending.status, runPolicy=policy).actions == ()
     failed = job(BY_DEADLINE, annotations={ENDED_ANNOTATION: "PendingDeadlineExceeded"})
     decision = decided(Observed(failed, record=record()), ending.status, runPolicy=policy)
     assert told(decision, "Failed") == ("True", "PendingDeadlineExceeded")
