@@ -12,6 +12,7 @@ DOCUMENTS = (
     "docs/architecture.md",
     "docs/lifecycle.md",
     "docs/reasons.md",
+    "docs/runbook.md",
     "tests/cluster/README.md",
 )
 

@@ -17,17 +17,24 @@ from kubernetes import client, config
 
 from .errors import ApiError, ConflictError, StartError
 from .jobs import ENDED_ANNOTATION, UID_LABEL
+from .metrics import Metrics
+from .rate_limit import RequestLimit
 from .resource import API_VERSION, GROUP, KIND, PLURAL, VERSION, Json, Session
+from .transport import Transport
 
 REQUEST_TIMEOUT = (5, 30)
 """Seconds to connect, and without an answer. The client takes only whole numbers, and waits for ever without them."""
 DEFINITION = f"{PLURAL}.{GROUP}"
 PAGE = 100
 MERGE_PATCH = "application/merge-patch+json"
+METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
-def connect(threads: int) -> client.ApiClient:
-    """Connect from inside a pod, else by the kubeconfig; one connection per thread is kept. Raises StartError."""
+def connect(threads: int, limit: RequestLimit | None = None, metrics: Metrics | None = None) -> client.ApiClient:
+    """Connect from inside a pod, else by the kubeconfig; one connection per thread is kept. Raises StartError.
+
+    All requests together keep within `limit` and are counted in `metrics`.
+    """
     try:
         try:
             config.load_incluster_config()
@@ -38,8 +45,17 @@ def connect(threads: int) -> client.ApiClient:
     settings = client.Configuration.get_default_copy()
     settings.connection_pool_maxsize = threads
     # Reconciling is repeated by the queue; a hidden second layer of retries would only delay it.
-    settings.retries = urllib3.Retry(total=1, read=0, redirect=0, status=0)
-    return client.ApiClient(settings)
+    settings.retries = retries()
+    api = client.ApiClient(settings)
+    if limit is not None:
+        api.rest_client = Transport(settings, limit, metrics or Metrics())
+    return api
+
+
+def retries() -> urllib3.Retry:
+    """One more try to connect, and none of anything that may have reached the API server."""
+    # Whoever asks to wait is obeyed by the limit. urllib3 would make an error without code and words of such an answer.
+    return urllib3.Retry(total=1, read=0, redirect=0, status=0, respect_retry_after_header=False)
 
 
 class Cluster:
@@ -56,6 +72,10 @@ class Cluster:
         patching.rest_client = api.rest_client
         patching.set_default_header("Content-Type", MERGE_PATCH)
         self._patching = client.CustomObjectsApi(patching)
+        describing = client.ApiClient(api.configuration)
+        describing.rest_client = api.rest_client
+        describing.set_default_header("Accept", METADATA_ONLY)
+        self._metadata = client.CustomObjectsApi(describing)
         self._definitions = client.ApiextensionsV1Api(api)
 
     def is_defined(self) -> bool:
@@ -87,18 +107,11 @@ class Cluster:
 
         Ends with ApiError where the list could not be completed; a list that was is of one moment.
         """
-        what, more = f"list sessions of {namespace or 'all namespaces'}", ""
-        while True:
-            options: Json = {"limit": PAGE, **({"_continue": more} if more else {})}
-            if namespace:
-                where = (GROUP, VERSION, namespace, PLURAL)
-                page = self._call(what, self._custom.list_namespaced_custom_object, *where, **options)
-            else:
-                page = self._call(what, self._custom.list_cluster_custom_object, GROUP, VERSION, PLURAL, **options)
-            yield from page["items"]
-            more = page["metadata"].get("continue")
-            if not more:
-                return
+        return self._session_pages(self._custom, namespace)
+
+    def session_metadata(self, namespace: str = "") -> Iterator[Json]:
+        """Only the metadata of all sessions; as `sessions` otherwise."""
+        return (item["metadata"] for item in self._session_pages(self._metadata, namespace))
 
     def patch_status(self, session: Session, changes: Mapping[str, Any]) -> str:
         """Merge `changes` into the status; returns the new resourceVersion.
@@ -270,6 +283,21 @@ class Cluster:
             self._call(f"post event {event}", self.core.create_namespaced_event, session.namespace, body)
         except ConflictError:
             return
+
+    def _session_pages(self, custom: client.CustomObjectsApi, namespace: str) -> Iterator[Json]:
+        what, more = f"list sessions of {namespace or 'all namespaces'}", ""
+        while True:
+            options: Json = {"limit": PAGE, **({"_continue": more} if more else {})}
+            if namespace:
+                where = (GROUP, VERSION, namespace, PLURAL)
+                page = self._call(what, custom.list_namespaced_custom_object, *where, **options)
+            else:
+                page = self._call(what, custom.list_cluster_custom_object, GROUP, VERSION, PLURAL, **options)
+            # An empty list of metadata has null for its items.
+            yield from page["items"] or []
+            more = page["metadata"].get("continue")
+            if not more:
+                return
 
     def _ask(self, what: str, method: Callable[..., Any], *arguments: Any) -> Json | None:
         """Call, with None for an object that is not there."""

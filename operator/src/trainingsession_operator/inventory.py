@@ -21,7 +21,7 @@ from .claims import Verdict, check, claims_of, some
 from .cluster import PAGE, Cluster
 from .errors import OperatorError
 from .records import Records
-from .resource import GROUP, Json
+from .resource import GROUP, Json, deletion_policy
 from .settings import Settings
 from .storage import BUCKETS, NamespaceDatabase, Pace, at_once, bucket_bytes, server_time
 from .sweep import sweep
@@ -92,7 +92,7 @@ class Inventory:
         for page in _pages(self.cluster.sessions(scope)):
             for namespace, sessions in _by_namespace(page).items():
                 stock = listed.setdefault(namespace, Stock(began))
-                stock.policies |= {one["metadata"]["uid"]: _policy(one) for one in sessions}
+                stock.policies |= {one["metadata"]["uid"]: deletion_policy(one) for one in sessions}
                 look = partial(self._check, namespace, databases.get(namespace), sessions, stock.verdict, pace)
                 stock.is_whole &= safely(f"sessions of namespace {namespace}", look)
             if not pace():
@@ -215,10 +215,3 @@ def _by_namespace(sessions: Iterable[Json]) -> dict[str, list[Json]]:
     for one in sessions:
         found.setdefault(one["metadata"]["namespace"], []).append(one)
     return found
-
-
-def _policy(session: Json) -> str:
-    """Give the session's deletionPolicy; without a word that is one, its artifacts stay."""
-    artifacts = (session.get("spec") or {}).get("artifacts")
-    says = artifacts.get("deletionPolicy") if isinstance(artifacts, Mapping) else None
-    return deleted.DELETE if says == deleted.DELETE else deleted.RETAIN

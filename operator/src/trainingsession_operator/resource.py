@@ -159,5 +159,13 @@ def seconds_after_end(resource: Mapping[str, Any]) -> int | None:
     return kept if isinstance(kept, int) and kept >= 0 else None
 
 
+def deletion_policy(resource: Mapping[str, Any]) -> str:
+    """Delete where the session says so, else Retain: without a word that is one, its artifacts stay."""
+    spec = resource.get("spec")
+    artifacts = spec.get("artifacts") if isinstance(spec, Mapping) else None
+    says = artifacts.get("deletionPolicy") if isinstance(artifacts, Mapping) else None
+    return "Delete" if says == "Delete" else "Retain"
+
+
 def _seconds(value: Any) -> int | None:
     return None if value is None else int(value)
