@@ -92,9 +92,12 @@ try: sync ## The same session without a cluster, in three minutes
 	@$(BIN)/trainingsession-trainer run manifests/samples/digits.yaml --data .try
 
 .PHONY: bench
-bench: sync ## Figures of this machine: CR to Job, features beside the bare model
-	@$(BIN)/python benchmarks/run.py
+bench: bench-trainer bench-operator ## Figures of everything, on a machine that does nothing else
 
 .PHONY: bench-trainer
 bench-trainer: sync ## Figures of the trainer beside their peers, written to docs/benchmarks.md
 	@$(BIN)/python benchmarks/trainer.py
+
+.PHONY: bench-operator
+bench-operator: sync ## Figures of the operator beside a raw client, written to docs/benchmarks-operator.md
+	@$(BIN)/python benchmarks/bench_operator.py

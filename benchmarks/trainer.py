@@ -7,14 +7,12 @@ and leaves the others' tables in the file as they were.
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
-import platform
-import re
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import document
 
 HERE = Path(__file__).resolve().parent
 TARGET = HERE.parent / "docs/benchmarks.md"
@@ -59,41 +57,13 @@ def main() -> int:
 
 def write(name: str, table: str) -> None:
     """Put one table into the document."""
-    found = re.findall(r"<!-- (\w+) -->\n(.*?)\n<!-- end -->", TARGET.read_text() if TARGET.exists() else "", re.DOTALL)
-    sections = dict(found)
-    sections[name] = f"Measured {datetime.date.today()} on {machine()}.\n\n```text\n{table}\n```"
-    parts = [
-        "# Benchmarks\n",
-        "Written by `make bench-trainer`; each table also by its own program in `benchmarks/`. Only ratios within one "
-        "table mean anything on another machine.\n",
-    ]
-    for known, title in TABLES.items():
-        if known in sections:
-            parts.append(
-                f"## {title}\n\n`benchmarks/{known}.py`\n\n<!-- {known} -->\n{sections[known]}\n<!-- end -->\n"
-            )
-    TARGET.write_text("\n".join(parts))
-
-
-def is_installed(name: str) -> bool:
-    """Whether there is a distribution of this name."""
-    try:
-        version(name)
-    except PackageNotFoundError:
-        return False
-    return True
-
-
-def machine() -> str:
-    """Name processor, memory and versions."""
-    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    found = {name: version(name) for name in ("tensorflow", "tensorflow-cpu", "keras") if is_installed(name)}
-    packages = ", ".join(f"{name} {number}" for name, number in found.items())
-    return (
-        f"{os.cpu_count()} cores of {model[1] if model else 'an unknown processor'}, {memory:.0f} GB, without a GPU; "
-        f"Python {platform.python_version()}, {packages}"
+    head = (
+        "# Benchmarks\n\nWritten by `make bench-trainer`; each table also by its own program in `benchmarks/`. "
+        "Only ratios within one table mean anything on another machine.\n"
     )
+    sections = {one: f"{title}\n\n`benchmarks/{one}.py`" for one, title in TABLES.items()}
+    body = f"{document.measured('tensorflow', 'tensorflow-cpu', 'keras')}.\n\n```text\n{table}\n```"
+    document.write(TARGET, head, sections, name, body)
 
 
 if __name__ == "__main__":

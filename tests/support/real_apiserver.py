@@ -34,8 +34,8 @@ class RealApiServer:
         programs = ("etcd", "kube-apiserver", "kube-controller-manager")
         return ", ".join(name for name in programs if not (tools / name).is_file())
 
-    def start(self) -> None:
-        """Start both and return when the server is ready."""
+    def start(self, *arguments: str) -> None:
+        """Start both and return when the server is ready; `arguments` go to the API server's command line."""
         store, peer = free_port(), free_port()
         key = self.folder / "accounts.key"
         subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
@@ -50,12 +50,19 @@ class RealApiServer:
             "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", f"--cert-dir={self.folder / 'certificates'}",
             f"--token-auth-file={self.folder / 'tokens.csv'}", "--authorization-mode=RBAC",
             "--service-cluster-ip-range=10.0.0.0/24", "--service-account-issuer=https://kubernetes.default.svc",
-            f"--service-account-signing-key-file={key}", f"--service-account-key-file={key}",
+            f"--service-account-signing-key-file={key}", f"--service-account-key-file={key}", *arguments,
         )  # fmt: skip
         self._wait()
 
     def start_controllers(self, *names: str) -> None:
         """Start these controllers of Kubernetes."""
+        self._run(
+            "kube-controller-manager", f"--kubeconfig={self.kubeconfig()}", f"--controllers={','.join(names)}",
+            "--leader-elect=false", "--secure-port=0",
+        )  # fmt: skip
+
+    def kubeconfig(self) -> Path:
+        """Write the administrator's kubeconfig and return its path."""
         cluster = {"server": f"https://127.0.0.1:{self.port}",
                    "certificate-authority": str(self.folder / "certificates" / "apiserver.crt")}  # fmt: skip
         config = {
@@ -66,10 +73,7 @@ class RealApiServer:
         }  # fmt: skip
         kubeconfig = self.folder / "kubeconfig"
         kubeconfig.write_text(json.dumps(config))
-        self._run(
-            "kube-controller-manager", f"--kubeconfig={kubeconfig}", f"--controllers={','.join(names)}",
-            "--leader-elect=false", "--secure-port=0",
-        )  # fmt: skip
+        return kubeconfig
 
     def client(self) -> client.ApiClient:
         """A client that may do everything."""

@@ -62,7 +62,6 @@ class Cluster:
     """What the operator reads and writes in Kubernetes."""
 
     def __init__(self, api: client.ApiClient) -> None:
-        self._api = api
         self.core = client.CoreV1Api(api)
         self._batch = client.BatchV1Api(api)
         self._custom = client.CustomObjectsApi(api)
@@ -310,7 +309,9 @@ class Cluster:
 
     def _call(self, what: str, method: Callable[..., Any], *arguments: Any, **options: Any) -> Json:
         try:
-            answer = method(*arguments, **options, _request_timeout=REQUEST_TIMEOUT)
+            # As it came: the generated objects cost more processor time than all the rest of a call.
+            answer = method(*arguments, **options, _request_timeout=REQUEST_TIMEOUT, _preload_content=False)
+            body: bytes = answer.data
         except client.ApiException as error:
             reason, sentence = _words(error)
             kind = ConflictError if error.status == HTTPStatus.CONFLICT else ApiError
@@ -318,7 +319,10 @@ class Cluster:
         except urllib3.exceptions.HTTPError as error:
             cause = getattr(error, "reason", None) or error
             raise ApiError(f"cannot {what}: the API server does not answer ({cause})") from error
-        plain: Json = self._api.sanitize_for_serialization(answer)
+        try:
+            plain: Json = json.loads(body)
+        except ValueError as error:
+            raise ApiError(f"cannot {what}: the answer is no JSON; is there a proxy before the API server?") from error
         return plain
 
 

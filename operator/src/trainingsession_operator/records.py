@@ -21,7 +21,7 @@ from urllib.parse import quote_plus, unquote_plus, urlsplit
 
 from bson import ObjectId
 from bson.errors import BSONError
-from pymongo import MongoClient
+from pymongo import MongoClient, ReturnDocument
 from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.uri_parser import parse_uri
@@ -127,8 +127,10 @@ class Records:
             **({"identity": identity} if identity else {}),
         }
         stage = {"$set": {key: {"$literal": value} for key, value in fields.items()} | {"createdAt": "$$NOW"}}
-        _storage("create the record", lambda: sessions.update_one({"_id": session.uid}, [stage], upsert=True))
-        return _storage("read the record", lambda: sessions.find_one({"_id": session.uid})) or {}
+        made = lambda: sessions.find_one_and_update(  # noqa: E731
+            {"_id": session.uid}, [stage], upsert=True, return_document=ReturnDocument.AFTER
+        )
+        return _storage("create the record", made) or {}
 
     def reuse_result(self, session: Session, identity: str) -> Document | None:
         """Answer the session from the first one of the same identity whose artifacts are all there.

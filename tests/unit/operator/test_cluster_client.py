@@ -97,6 +97,12 @@ def test_an_answer_without_a_sentence_is_one_too(server, body):
         connected(server.server_address[1]).job(NAMESPACE, "j")
 
 
+def test_an_answer_that_is_no_json_names_its_likely_cause(server):
+    server.code, server.body = 200, b"<html>Please log in</html>"
+    with pytest.raises(ApiError, match=r"^cannot read Job team-a/j: the answer is no JSON; is there a proxy before"):
+        connected(server.server_address[1]).job(NAMESPACE, "j")
+
+
 CALLS = {
     "the definition": lambda c: c.is_defined(),
     "the access to all namespaces": lambda c: c.check_access(()),
