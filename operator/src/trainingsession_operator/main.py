@@ -26,8 +26,6 @@ from .settings import Settings
 
 log = logging.getLogger(__name__)
 
-LIVENESS = "http://0.0.0.0:8080/healthz"
-READINESS_PORT = 8081
 STOP_SECONDS = 8.0
 RECORD_PAUSE = 1.0
 """A trainer's progress comes every few seconds; many records' changes become one look."""
@@ -85,7 +83,7 @@ def run(settings: Settings) -> None:
             queue.add(key)
 
     readiness = _Readiness(store)
-    server = serve_readiness(READINESS_PORT, readiness.why_not)
+    server = serve_readiness(settings.metrics_port, readiness.why_not)
     followers = [
         threading.Thread(target=store.follow, args=(record_changed, records_lost, stop), name="records", daemon=True),
         threading.Thread(target=readiness.keep_asking, args=(stop,), name="mongodb", daemon=True),
@@ -104,7 +102,7 @@ def run(settings: Settings) -> None:
             standalone=True,
             clusterwide=not settings.namespaces,
             namespaces=list(settings.namespaces),
-            liveness_endpoint=LIVENESS,
+            liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz",
         )
     finally:
         stop.set()
