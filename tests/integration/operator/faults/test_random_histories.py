@@ -17,7 +17,7 @@ from operator_lane import Lane
 from trainingsession_operator.status import is_finished
 
 LANES = 2
-SEEDS = range(6)
+SEEDS = range(16)
 STEPS = 12
 
 
@@ -51,8 +51,8 @@ class History:
 
     def live(self) -> None:
         steps = ("run", "train", "publish", "fail", "kill the operator", "make again", "end watches", "lose mongodb",
-                 "refuse writes")  # fmt: skip
-        weights = (6, 2, 2, 2, 4, 1, 1, 1, 2)
+                 "refuse writes", "lose answers")  # fmt: skip
+        weights = (6, 2, 2, 2, 4, 1, 1, 1, 2, 2)
         for name in self.random.choices(steps, weights, k=STEPS):
             if is_finished(self.lane.watch.status(self.uid)):
                 break
@@ -106,6 +106,10 @@ class History:
             if self.random.random() < 0.5:
                 self.run()
                 self.train()
+
+    def lose_answers(self) -> None:
+        with self.lane.proxy.losing_answers(times=self.random.randint(1, 3)):
+            self.run()
 
     def settle(self) -> None:
         if not self.published and not is_finished(self.lane.watch.status(self.uid)):
