@@ -10,14 +10,16 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any
 
 import builders
 from builders import NAMESPACE
 from trainingsession_operator import ends
 from trainingsession_operator.errors import ApiError, ConflictError, StorageUnavailableError
-from trainingsession_operator.jobs import FATAL_EXIT_CODES, PATIENT_EXIT_CODES
+from trainingsession_operator.jobs import ENDED_ANNOTATION, FATAL_EXIT_CODES, PATIENT_EXIT_CODES
 from trainingsession_operator.reconcile import Reconciler
+from trainingsession_operator.records import RECORD_VERSION
 from trainingsession_operator.resource import Session
 from trainingsession_operator.status import is_finished
 
@@ -112,9 +114,15 @@ class MemoryCluster:
             self.change_job(name, "metadata", deletionTimestamp=TIME)
         self.faults.after("delete a Job")
 
-    def end_job(self, namespace: str, name: str) -> None:
-        self.change_job(name, "spec", maxFailedIndexes=0)
+    def end_job(self, namespace: str, name: str, reason: str) -> None:
+        annotations = {**self.jobs[name]["metadata"].get("annotations", {}), ENDED_ANNOTATION: reason}
+        self.change_job(name, "metadata", annotations=annotations)
+        self.change_job(name, "spec", activeDeadlineSeconds=1)
         self.faults.after("end a Job")
+
+    def end_helpers(self, namespace: str, name: str) -> None:
+        self.change_job(name, "spec", maxFailedIndexes=0)
+        self.faults.after("end the helpers")
 
     def set_job_deadline(self, namespace: str, name: str, seconds: int) -> None:
         self.change_job(name, "spec", activeDeadlineSeconds=seconds)
@@ -133,12 +141,21 @@ class MemoryRecords:
         self.away = False
         self.stored = False
 
-    def prepare(self, session: Session) -> Json:
+    def prepare(self, session: Session, identity: str | None = None) -> Json:
         self._ask()
         if session.uid not in self.documents:
-            self.documents[session.uid] = builders.record(_id=session.uid)
+            self.documents[session.uid] = builders.record(_id=session.uid, recordVersion=RECORD_VERSION)
             self.faults.after("make a record")
         return self.documents[session.uid]
+
+    def note_end(self, session: Session, phase: str) -> None:
+        self._ask()
+        self.write(session.uid, ended={"phase": phase})
+        self.faults.after("note an end")
+
+    def has_ended(self, session: Session) -> bool:
+        self._ask()
+        return "ended" in self.documents.get(session.uid, {"ended": "before there was a record"})
 
     def count_lost_job(self, session: Session) -> None:
         self._ask()
@@ -164,9 +181,10 @@ class MemoryWorld:
         self.random = random.Random(seed)
         self.faults = Faults()
         self.statuses: list[tuple[str, Json, Json]] = []
-        """UID, the status that was written, and the record at that moment."""
+        """UID, the status that was written, and the record at that moment, empty where it could not be read."""
         self.cluster = MemoryCluster(self.faults, self._status_written)
         self.records = MemoryRecords(self.faults)
+        self.records.stored = self.random.random() < 0.5
         self.operator = self._new_operator()
 
     def _new_operator(self) -> Reconciler:
@@ -174,7 +192,8 @@ class MemoryWorld:
 
     def _status_written(self, resource: Json) -> None:
         uid = resource["metadata"]["uid"]
-        self.statuses.append((uid, resource["status"], self.records.documents.get(uid, {})))
+        record = {} if self.records.away else self.records.documents.get(uid, {})
+        self.statuses.append((uid, resource["status"], record))
 
     @property
     def uid(self) -> str:
@@ -242,9 +261,18 @@ class MemoryWorld:
         pairs = [(job, pod) for job in self.cluster.jobs.values() for pod in self.pods_of(job)]
         return [(job, pod) for job, pod in pairs if pod["status"]["phase"] == "Running"]
 
+    def jobs_without_their_work(self, uid: str) -> list[Json]:
+        """Jobs of a session that are there and are not one that did its work."""
+        found = [job for job in self.cluster.jobs.values() if job["metadata"]["ownerReferences"][0]["uid"] == uid]
+        return [job for job in found if not ends.did_its_work(job)]
+
     def collect(self) -> None:
-        """Let go what is being deleted or has no owner any more."""
+        """Let go what is being deleted or has no owner any more, and end what was to end."""
         for name, job in list(self.cluster.jobs.items()):
+            if ENDED_ANNOTATION in job["metadata"].get("annotations", {}) and not ends.has_ended(job):
+                self.lose_job(name)
+                self.cluster.jobs[name] = job
+                self.cluster.change_job(name, "status", active=0, conditions=[_true("Failed", "DeadlineExceeded")])
             orphan = job["metadata"]["ownerReferences"][0]["uid"] != self.uid
             if orphan or "deletionTimestamp" in job["metadata"]:
                 self.lose_job(name)
@@ -263,7 +291,8 @@ class MemoryWorld:
                 continue
             pod = builders.running(f"pod-{self.cluster.version()}")
             owner, labels = {"uid": job["metadata"]["uid"]}, job["metadata"]["labels"]
-            pod["metadata"] |= {"labels": labels, "ownerReferences": [owner]}
+            created = (builders.NOW + timedelta(seconds=int(self.cluster.version()))).isoformat()
+            pod["metadata"] |= {"labels": labels, "ownerReferences": [owner], "creationTimestamp": created}
             self.cluster.all_pods = [*self.cluster.all_pods, pod]
             self.cluster.change_job(name, "status", startTime=TIME, active=1)
             uid = job["metadata"]["ownerReferences"][0]["uid"]

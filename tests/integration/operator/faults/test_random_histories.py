@@ -1,6 +1,6 @@
 """Random histories of a few sessions with real servers, real controllers and an operator process that is killed.
 
-The unit tests live thousands of such histories in memory; these few are here because memory is no API server.
+Thousands are lived in memory as well; these few are here because memory is no API server.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import pytest
 
 from attempt import Attempt
 from builders import condition
+from histories import STEPS_BY_WEIGHT, live_all
 from operator_lane import Lane
 from trainingsession_operator.status import is_finished
 
 LANES = 2
+IN_MEMORY = range(1_500, 10_000)
+"""The unit tests live those before."""
 SEEDS = range(16)
 STEPS = 12
 
@@ -137,3 +140,7 @@ def test_every_history_comes_to_a_true_end_with_one_job(lanes):
 
     with ThreadPoolExecutor(LANES) as pool:
         list(pool.map(work, lanes, [SEEDS[index::LANES] for index in range(LANES)]))
+
+
+def test_thousands_of_histories_in_memory_come_to_a_true_end_with_one_job_at_a_time():
+    assert live_all(IN_MEMORY) == {*STEPS_BY_WEIGHT, "settle"}
