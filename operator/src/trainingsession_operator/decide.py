@@ -137,9 +137,14 @@ def _suspended() -> Outlook:
 
 def _stopping(session: Session, *actions: Action) -> Outlook:
     text = "The session is being suspended: the trainer saves its state, and its Job ends."
-    state, before = State("False", Reason.SUSPENDING, text), session.status.get("phase")
-    phase = before if before and before != "Suspended" else "Pending"
+    state, phase = State("False", Reason.SUSPENDING, text), _phase_before(session)
     return Outlook(phase, state, state, suspended=state, actions=actions, look_again=LOOK_SOON, forgets_job=True)
+
+
+def _phase_before(session: Session) -> str:
+    """Give the phase that stays for a moment; one that a hand wrote into the status must not be an end."""
+    before = session.status.get("phase")
+    return before if before in ("Extracting", "Training") else "Pending"
 
 
 def _without_job(session: Session, observed: Observed, name: str, over: State | None) -> Outlook:
@@ -215,7 +220,7 @@ def _no_pod(
     if last or ended.exit_code in LAST_EXIT_CODES:
         # No attempt follows, and the Job says so in a moment; until then the phase stays what it was.
         state = State("False", Reason.TRAINER_ENDED, f"The trainer ended ({ended.how}).")
-        return Outlook(session.status.get("phase") or "Pending", state, state, look_again=LOOK_SOON)
+        return Outlook(_phase_before(session), state, state, look_again=LOOK_SOON)
     text = f"The last attempt ended ({ended.how}); the next one follows. {ended.message}"
     return _waiting(Reason.BACKING_OFF, text.strip())
 

@@ -13,7 +13,7 @@ from . import jobs, plan, queueing
 from .budget import Budget
 from .cluster import Cluster
 from .decide import decide, refuse
-from .errors import ApiError, SessionError, StorageUnavailableError
+from .errors import ApiError, ConflictError, SessionError, StorageUnavailableError
 from .identity import identity
 from .kueue import look_at_queue
 from .observed import Action, CreateJob, Decision, DeleteJob, EndHelpers, EndJob, Observed, SetDeadline
@@ -194,6 +194,9 @@ class Reconciler:
         for action in actions:
             match action:
                 case CreateJob(lost=lost):
+                    if lost and not self._is_there(session):
+                        # Its Job went by owner reference after the session was read.
+                        raise ConflictError(f"session {session.title} was deleted meanwhile")
                     try:
                         # Where somebody was faster, the ConflictError has the session looked at again at once.
                         self.cluster.create_job(jobs.build_job(session, self.settings, step))
@@ -220,6 +223,10 @@ class Reconciler:
                     self.cluster.set_job_deadline(session.namespace, name, seconds)
                     log.info("session %s: Job %s must end %d s after its start", session.title, name, seconds)
         return None
+
+    def _is_there(self, session: Session) -> bool:
+        found = (self.cluster.session(session.namespace, session.name) or {}).get("metadata", {})
+        return found.get("uid") == session.uid and not found.get("deletionTimestamp")
 
     def _write(self, key: Key, session: Session, decision: Decision) -> Session:
         """Write the status where it differs; returns the session as it is then."""

@@ -253,6 +253,8 @@ class Records:
                     raise StorageUnavailableError(f"Namespace {namespace} is gone.")
                 database = database_name(namespace, uid)
                 believed = database == known.database and began < known.set_at + ENSURE_SECONDS
+                # Where the Secret was written and its answer lost, the user has still to follow: nothing is believed.
+                self._ensured.pop(namespace, None)
                 self._ensure(namespace, database, user_is_there=believed)
                 known = _Ensured(database, known.set_at if believed else began, began)
                 self._ensured[namespace] = known

@@ -276,3 +276,26 @@ def test_a_name_of_any_length_runs(world):
     world.operator().look((world.namespace, name))
     assert world.session(name)["status"]["phase"] == "Pending"
     assert len(world.jobs()) == 1
+
+
+def test_a_job_that_went_with_its_session_is_not_made_again(world):
+    """The session is deleted between the look at it and the look at its Job, which the garbage collector took."""
+    world.create("digits")
+    operator, key = world.operator(), (world.namespace, "digits")
+    operator.look(key)
+
+    class Deleting(Cluster):
+        """Lets the session and its Job go as soon as the session was read."""
+
+        def session(self, namespace: str, name: str) -> Json | None:
+            found = super().session(namespace, name)
+            if found is not None:
+                world.delete(name)
+                world.delete_job(world.jobs()[0].metadata.name)
+            return found
+
+    operator.cluster = Deleting(world.api)
+    with pytest.raises(ConflictError):
+        operator.look(key)
+    assert world.jobs() == []
+    assert operator.look(key) is None
