@@ -212,7 +212,8 @@ class Cluster:
         """What is served at a path for which the client has no method."""
         options: Json = {"response_type": "object", "auth_settings": ["BearerToken"], "_return_http_data_only": True}
         headers = {"Accept": "application/json"}
-        return self._call(f"read {path}", self._api.call_api, path, "GET", header_params=headers, **options)
+        api = self._custom.api_client
+        return self._call(f"read {path}", api.call_api, path, "GET", header_params=headers, **options)
 
     def namespace_uid(self, namespace: str) -> str | None:
         """UID of the namespace, which tells it from one of the same name made later."""

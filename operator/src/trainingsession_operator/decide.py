@@ -215,7 +215,8 @@ def _no_pod(
     if observed.denials and (ended is None or observed.denials[-1][0] >= ended.at):
         return _waiting(Reason.PODS_DENIED, f"The API server refuses the pod: {observed.denials[-1][1]}")
     if ended is None:
-        return _waiting(Reason.JOB_CREATED, JOB_IS_MADE, LOOK_SOON)
+        # Its pod wakes us; a denial of it does not.
+        return _waiting(Reason.JOB_CREATED, JOB_IS_MADE, min(LOOK_AGAIN, max(LOOK_SOON, pods_say.age(job, now, 0.0))))
     last = says(job, "SuccessCriteriaMet") or says(job, "FailureTarget") or ends.first_has_failed(job)
     if last or ended.exit_code in LAST_EXIT_CODES:
         # No attempt follows, and the Job says so in a moment; until then the phase stays what it was.

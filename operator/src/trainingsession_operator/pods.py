@@ -107,10 +107,10 @@ def why_terminating(pod: Mapping[str, Any], now: datetime) -> Waiting:
     return Waiting(Reason.POD_TERMINATING, f"Pod {name} is being deleted; the next attempt follows when it has ended.")
 
 
-def age(pod: Mapping[str, Any], now: datetime) -> float:
-    """Seconds since the pod was created; without end where that is not known."""
-    created = pod["metadata"].get("creationTimestamp")
-    return (now - datetime.fromisoformat(created)).total_seconds() if created else float("inf")
+def age(made: Mapping[str, Any], now: datetime, unknown: float = float("inf")) -> float:
+    """Seconds since the object was created; `unknown` where it does not say when."""
+    created = made["metadata"].get("creationTimestamp")
+    return (now - datetime.fromisoformat(created)).total_seconds() if created else unknown
 
 
 def last_end(pods: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> Ended | None:

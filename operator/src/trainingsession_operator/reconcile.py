@@ -7,17 +7,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from http import HTTPStatus
 
-from . import jobs, plan, queueing
+from . import jobs, plan
 from .budget import Budget
 from .cluster import Cluster
 from .decide import decide, refuse
-from .errors import ApiError, ConflictError, SessionError, StorageUnavailableError
-from .identity import identity
-from .kueue import look_at_queue
-from .observed import Action, CreateJob, Decision, DeleteJob, EndHelpers, EndJob, Observed, SetDeadline
-from .pods import first_workers, is_alive
+from .errors import ApiError, ConflictError, SessionError
+from .observe import REFUSALS, Observer
+from .observed import LOOK_SOON, Action, CreateJob, Decision, DeleteJob, EndHelpers, EndJob, SetDeadline
 from .queue import Key
 from .records import Records
 from .resource import Json, Session, is_ours, parse_session, seconds_after_end
@@ -41,7 +38,6 @@ PROGRESS_SECONDS = 15.0
 PROGRESS_PER_SECOND, PROGRESS_BURST = 20.0, 20
 """Writes of nothing but progress, over all sessions."""
 PROGRESS = {"progress", "gpuSeconds"}
-REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
 @dataclass
@@ -80,17 +76,23 @@ class Reconciler:
             session = _bare(resource)
             decision = refuse(session, error.reason, str(error), now)
         else:
-            observed = self._observe(session)
+            last = self._progress.get(key, float("-inf"))
+            observer = Observer(self.settings, self.cluster, self.records)
+            observed = observer.observe(session, progress_due=time.monotonic() >= last + PROGRESS_SECONDS)
             decision = decide(session, observed, now)
+            is_new = decision.chooses is not None and not session.status
             if decision.chooses is not None:
                 # In the status before anything is done about it: who comes after a crash must not choose again.
                 session = self._write(key, session, decision)
                 observed = observed.at(decision.chooses)
                 decision = decide(session, observed, now)
-            refused = self._act(session, observed.step, decision.actions)
+            refused = self._act(session, observed.step, decision.actions, is_new)
             if refused is not None:
                 decision = decide(session, replace(observed, waits=refused), now)
             elif observed.step is not None and any(isinstance(action, CreateJob) for action in decision.actions):
+                if is_new:
+                    # The first write has said so; the next one tells how the Job's pod fares.
+                    return LOOK_SOON
                 decision = _with_job_name(decision, plan.step_name(session, observed.step))
         due = self._may_write(key, session, decision)
         if due:
@@ -134,59 +136,7 @@ class Reconciler:
         log.info("session %s/%s: deleted %d s after its end", metadata["namespace"], metadata["name"], kept)
         return None
 
-    def _find_jobs(self, session: Session) -> tuple[plan.Step | None, Json | None, list[Json]]:
-        """Give the step that the session is at, its Job, and the Jobs of earlier steps where its own is not there."""
-        chosen, names = plan.chosen(session), plan.names(session)
-        wanted = plan.step_name(session, chosen or plan.WHOLE)
-        job = self.cluster.job(session.namespace, wanted)
-        if job is not None and not _owned(job, session):
-            return chosen, job, []
-        if job is not None and chosen is not None:
-            return plan.step_of(session, job), job, []
-        # Before a Job is made, all are looked for: a status that was edited by hand makes no second one.
-        others = [self.cluster.job(session.namespace, name) for name in names if name != wanted]
-        found = [one for one in (job, *others) if one is not None and _owned(one, session)]
-        if found and (chosen is None or names.index(found[-1]["metadata"]["name"]) > names.index(wanted)):
-            return plan.step_of(session, found[-1]), found[-1], []
-        return chosen, None, found
-
-    def _observe(self, session: Session) -> Observed:
-        step, job, earlier = self._find_jobs(session)
-        waits, record, stored = None, None, False
-        if job is not None and not _owned(job, session):
-            name = job["metadata"]["name"]
-            text = f"Job {name} is there but belongs to another session; it must be gone before this one can run."
-            return Observed(waits=State("False", Reason.NAME_TAKEN, text), step=step)
-        try:
-            same = identity(session, self.settings.trainer_image)
-            record = self.records.prepare(session, same)
-            if step is None and same is not None and session.reuse_result == "IfIdentical" and "result" not in record:
-                record = self.records.reuse_result(session, same) or record
-            recipe = plan.recipe_to_find(session) if step is None else None
-            stored = recipe is not None and self.records.holds_features(session, recipe)
-        except StorageUnavailableError as error:
-            record, text = None, f"{str(error).rstrip('.')}. The session waits for it."
-            waits = State("False", Reason.STORAGE_UNAVAILABLE, text)
-        except ApiError as error:
-            if error.status not in REFUSALS:
-                raise
-            waits = State("False", Reason.STORAGE_UNAVAILABLE, f"The operator {error}")
-        pods: list[Json] = []
-        denials: list[tuple[str, str]] = []
-        if job is not None:
-            pods = [pod for pod in self.cluster.pods(session.namespace, session.uid) if _belongs(pod, job)]
-            if not any(map(is_alive, first_workers(pods))):
-                denials = self.cluster.denials(session.namespace, job["metadata"]["uid"])
-        queue = (
-            look_at_queue(self.cluster, session, job)
-            if job and _waits_in_queue(session, job)
-            else queueing.NOT_LOOKED_AT
-        )
-        due = time.monotonic() - self._progress.get((session.namespace, session.name), float("-inf"))
-        due = due >= PROGRESS_SECONDS
-        return Observed(job, tuple(pods), tuple(denials), record, waits, due, step, tuple(earlier), stored, queue)
-
-    def _act(self, session: Session, step: plan.Step | None, actions: tuple[Action, ...]) -> State | None:
+    def _act(self, session: Session, step: plan.Step | None, actions: tuple[Action, ...], is_new: bool) -> State | None:
         """Do what was decided; returns why the API server refused, or None."""
         if step is None:
             return None
@@ -194,7 +144,7 @@ class Reconciler:
         for action in actions:
             match action:
                 case CreateJob(lost=lost):
-                    if lost and not self._is_there(session):
+                    if not is_new and not self._is_there(session):
                         # Its Job went by owner reference after the session was read.
                         raise ConflictError(f"session {session.title} was deleted meanwhile")
                     try:
@@ -263,18 +213,6 @@ class Reconciler:
         except ApiError as error:
             # An Event is a courtesy; the status says the same.
             log.warning("session %s: %s", session.title, error)
-
-
-def _waits_in_queue(session: Session, job: Json) -> bool:
-    return bool(session.scheduling.queue_name) and queueing.is_held(job)
-
-
-def _owned(job: Json, session: Session) -> bool:
-    return any(owner.get("uid") == session.uid for owner in job["metadata"].get("ownerReferences") or [])
-
-
-def _belongs(pod: Json, job: Json) -> bool:
-    return any(owner.get("uid") == job["metadata"]["uid"] for owner in pod["metadata"].get("ownerReferences") or [])
 
 
 def _with_job_name(decision: Decision, name: str) -> Decision:

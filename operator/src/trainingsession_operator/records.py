@@ -312,8 +312,9 @@ class Records:
 
         A stream that ended is begun anew at now; `lost` is called then, because changes may have been missed.
         """
+        # Only the operator inserts records, and it knows.
         pipeline: list[Mapping[str, Any]] = [
-            {"$match": {"ns.coll": COLLECTION, "operationType": {"$in": ["insert", "update", "replace"]}}},
+            {"$match": {"ns.coll": COLLECTION, "operationType": {"$in": ["update", "replace"]}}},
             {"$project": {"documentKey": 1}},
         ]
         pause = 1.0

@@ -239,7 +239,7 @@ def published(world: World, operator: Any, name: str, **spec: Any) -> Json:
     world.database()["artifacts.files"].insert_one(file)
     artifact = {"name": "model.keras", "id": str(file["_id"]), "bytes": 4, "sha256": "b" * 64}
     world.write_record(name, result=result(artifacts=[artifact]), samples={"train": 10, "validation": 2, "test": 3})
-    world.end_job("Complete", job_name=world.session(name)["status"]["jobName"])
+    world.end_job("Complete", job_name=world.session(name)["status"]["placement"]["job"])
     operator.look((world.namespace, name))
     status: Json = world.session(name)["status"]
     return status

@@ -27,7 +27,9 @@ def test_a_new_session_gets_one_job_that_it_owns(world):
     assert (owner.kind, owner.name, owner.uid) == ("TrainingSession", "digits", session["metadata"]["uid"])
     assert (owner.controller, owner.block_owner_deletion) == (True, False)
     status = world.session("digits")["status"]
-    assert (status["phase"], status["jobName"]) == ("Pending", job.metadata.name)
+    assert (status["phase"], status["placement"]["job"]) == ("Pending", job.metadata.name)
+    operator.look((world.namespace, "digits"))
+    assert world.session("digits")["status"]["jobName"] == job.metadata.name
     assert set(world.operator().cluster.secret(world.namespace, "trainingsession-mongodb")) == {"uri", "database"}
 
 
@@ -166,6 +168,8 @@ def test_a_foreign_job_of_that_name_is_not_touched(world):
     pod = {"restartPolicy": "Never", "containers": [{"name": "c", "image": "x"}]}
     foreign = {"metadata": {"name": name}, "spec": {"template": {"spec": pod}}}
     world.batch.create_namespaced_job(world.namespace, foreign)
+    with pytest.raises(ConflictError, match="already exists"):
+        operator.look((world.namespace, "digits"))
     operator.look((world.namespace, "digits"))
     found = condition(world.session("digits")["status"], "PodsReady")
     assert (found["reason"], name in found["message"]) == ("JobNameTaken", True)
@@ -238,7 +242,8 @@ def test_a_job_that_the_api_server_refuses_is_told_in_its_words(world):
 def test_a_job_that_is_lost_and_cannot_be_made_again_for_long_is_not_lost_again(world):
     world.create("digits")
     operator, key = world.operator(), (world.namespace, "digits")
-    operator.look(key)
+    for _ in range(2):
+        operator.look(key)
     world.delete_job(world.jobs()[0].metadata.name)
 
     class Away(Cluster):
