@@ -54,10 +54,10 @@ def test_after_410_on_every_watch_all_is_listed_again_and_nothing_is_done_twice(
     lane.phase(ghost, "Extracting")
     with lane.proxy.answering(503, lambda request: request.method == "GET" and request.path.endswith("sessions")):
         assert lane.proxy.end_watches() == 3
-        before = len(lane.proxy.written)
         # Of this no event tells any more: the next list has the one, and the other is in no list.
         new = lane.create(a_name())
         lane.delete(f"ghost-{name}")
+        before = len(lane.proxy.written)
         lost.publish(0.5)
         lost.close()
     trained(lane, new)
