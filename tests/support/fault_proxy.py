@@ -84,7 +84,8 @@ class _Watch:
     request: Request
     upstream: socket.socket
     stalled: bool = False
-    gone: bool = False
+    gone: int = 0
+    """Code of the error with which it was ended."""
 
 
 class ApiProxy:
@@ -162,12 +163,12 @@ class ApiProxy:
             with self._changed:
                 self._rules.remove(rule)
 
-    def end_watches(self, where: Where = everything) -> int:
-        """End the open watches as the API server does when their version is too old; returns how many."""
+    def end_watches(self, where: Where = everything, code: int = 410) -> int:
+        """End the open watches as the API server does when their version is too old, or otherwise; returns how many."""
         with self._changed:
             found = [watch for watch in self._watches if where(watch.request)]
             for watch in found:
-                watch.gone = True
+                watch.gone = code
         for watch in found:
             shut(watch.upstream)
         return len(found)
@@ -306,7 +307,7 @@ class ApiProxy:
                     whole = data.endswith(b"\n")
             if watch.gone:
                 assert whole, "a watch is ended between two events only"
-                line = json.dumps({"type": "ERROR", "object": json.loads(refusal(410))}).encode() + b"\n"
+                line = json.dumps({"type": "ERROR", "object": json.loads(refusal(watch.gone))}).encode() + b"\n"
                 handler.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
             if not watch.stalled:
                 handler.wfile.write(b"0\r\n\r\n")

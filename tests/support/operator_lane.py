@@ -111,6 +111,11 @@ class Lane:
             GROUP, VERSION, self.namespace, PLURAL, name, {"status": fields}
         )
 
+    def suspend(self, name: str, *, suspend: bool) -> None:
+        """Change what the spec says of it."""
+        body = {"spec": {"suspend": suspend}}
+        self._patching.patch_namespaced_custom_object(GROUP, VERSION, self.namespace, PLURAL, name, body)
+
     def delete_job(self, job: Json) -> None:
         """Delete a Job by hand, with its pods."""
         name = job["metadata"]["name"]

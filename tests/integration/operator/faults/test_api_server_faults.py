@@ -54,10 +54,10 @@ def test_after_410_on_every_watch_all_is_listed_again_and_nothing_is_done_twice(
     lane.phase(ghost, "Extracting")
     with lane.proxy.answering(503, lambda request: request.method == "GET" and request.path.endswith("sessions")):
         assert lane.proxy.end_watches() == 3
-        before = len(lane.proxy.written)
         # Of this no event tells any more: the next list has the one, and the other is in no list.
         new = lane.create(a_name())
         lane.delete(f"ghost-{name}")
+        before = len(lane.proxy.written)
         lost.publish(0.5)
         lost.close()
     trained(lane, new)
@@ -113,6 +113,32 @@ def test_an_api_server_that_refuses_connections_is_waited_for_and_the_process_st
     trained(lane, new)
     assert lane.operator.pid == process
     assert lane.operator.is_alive()
+
+
+def test_a_request_that_hangs_holds_up_no_other_session(lane):
+    slow = a_name()
+    with lane.proxy.holding(lambda request: request.path.endswith(f"/{slow}")):
+        held = lane.create(slow)
+        trained(lane, lane.create(a_name()))
+        assert lane.watch.status(held) == {}
+    trained(lane, held)
+
+
+def test_a_watch_that_ends_with_another_error_than_410_ends_the_process_and_the_next_one_goes_on(new_lane):
+    lane = new_lane()
+    lane.start()
+    uid = lane.create(a_name())
+    attempt = lane.attempt(uid)
+    attempt.start()
+    # kopf takes it for an error of its own; Kubernetes starts the operator again.
+    lane.proxy.end_watches(watches_of("jobs"), code=500)
+    lane.operator.wait(30)
+    published = attempt.publish(0.9375)
+    lane.kill()
+    lane.start()
+    attempt.end(0)
+    assert lane.finished(uid)["artifacts"] == published["artifacts"]
+    lane.check_trained_once(uid)
 
 
 def test_every_kind_of_write_loses_its_answer_once_and_nothing_is_done_twice(lane):

@@ -79,6 +79,33 @@ def made_again(lane: Lane, tag: str, marks: list[bytes]) -> None:
     lane.delete(name)
 
 
+def suspended_and_resumed(lane: Lane, tag: str, marks: list[bytes]) -> None:
+    """A session whose Job is taken away in the middle and made again."""
+    name = f"pause-{tag}"
+    uid = lane.create(name)
+    marks.append(uid.encode())
+    first = lane.attempt(uid)
+    first.start()
+    lane.phase(uid, "Extracting")
+    lane.suspend(name, suspend=True)
+    lane.phase(uid, "Suspended")
+    first.close()
+    assert lane.watch.jobs(uid) == []
+    lane.suspend(name, suspend=False)
+    second = lane.attempt(uid)
+    second.start()
+    lane.phase(uid, "Extracting")
+    published = second.publish(0.9625)
+    second.end(0)
+    assert lane.finished(uid)["artifacts"] == published["artifacts"]
+    assert len(lane.watch.jobs_ever(uid)) == 2
+    assert len(lane.watch.pods_ever(uid)) == 2
+    phases = [status["phase"] for status in lane.watch.statuses(uid)]
+    assert phases.count("Succeeded") == 1
+    assert "Failed" not in phases
+    lane.delete(name)
+
+
 def naming_one_of(marks: list[bytes]) -> Callable[[Write], bool]:
     return lambda write: any(mark in write.text for mark in marks)
 
@@ -141,6 +168,11 @@ def test_killed_after_any_write_a_session_made_again_under_its_name_takes_nothin
     struck = killed_after_every_write(lanes, made_again)
     assert kinds(struck) >= EVERY_KIND
     assert len(struck) >= 2 * 14, "a life and a half have at least fourteen writes"
+
+
+def test_killed_after_any_write_a_suspended_session_holds_nothing_and_goes_on_when_it_is_resumed(lanes):
+    struck = killed_after_every_write(lanes, suspended_and_resumed)
+    assert kinds(struck) >= {*EVERY_KIND, "DELETE jobs"}
 
 
 def test_the_operator_killed_between_the_end_of_the_job_and_its_status_fills_in_the_same_values(lanes):
