@@ -1,6 +1,6 @@
 """Codecs for features, on features of six base models: size, and speed with and without GridFS.
 
-    python benchmarks/codecs.py --data FOLDER    # with cifar10.tar.gz and weights/, as tests use them
+    python benchmarks/codecs.py    # TS_SHARED_DATA names the folder with cifar10.tar.gz and weights/, as tests use them
 
 Features are of 1,024 CIFAR-10 images; MobileNet has ImageNet weights, the others random ones of a fixed seed. "stored"
 is what the trainer does. lz4 and blosc2 are no dependencies: where they are not installed, a line says so. Speeds are
@@ -10,10 +10,10 @@ of time on the clock, with GridFS.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib
 import io
+import os
 import tarfile
 import tempfile
 import time
@@ -208,6 +208,8 @@ def main(data: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with cifar10.tar.gz and weights/")
-    main(parser.parse_args().data)
+    folder = os.environ.get("TS_SHARED_DATA")
+    if folder:
+        main(Path(folder))
+    else:
+        print("Codecs: not measured; set TS_SHARED_DATA to the folder with cifar10.tar.gz and weights/.")

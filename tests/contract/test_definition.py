@@ -46,6 +46,17 @@ def test_every_field_has_a_description(schema):
     assert [path for path, below in every(schema) if not below.get("description") and not path.endswith("[]")] == []
 
 
+def test_every_field_says_only_what_a_schema_can_say(schema):
+    known = {
+        "type", "format", "description", "enum", "default", "nullable", "pattern", "minLength", "maxLength", "minimum",
+        "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems", "maxItems", "maxProperties", "items",
+        "properties", "required",
+        "additionalProperties", "x-kubernetes-validations", "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
+        "x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields",
+    }  # fmt: skip
+    assert {path: set(below) - known for path, below in every(schema) if set(below) - known} == {}
+
+
 def test_every_string_list_and_map_has_a_bound(schema):
     open_ended = []
     for path, below in every(schema):
@@ -101,8 +112,17 @@ def test_a_session_without_its_optional_parts_is_read_with_the_definitions_defau
     assert defaults("runPolicy") == {
         "backoffLimit": read.run_policy.backoff_limit,
         "activeDeadlineSeconds": read.run_policy.active_deadline_seconds,
+        "pendingDeadlineSeconds": read.run_policy.pending_deadline_seconds,
+        "maxDisruptions": read.run_policy.max_disruptions,
+        "ttlSecondsAfterFinished": resource.seconds_after_end(bare),
     }
-    assert set(defaults("scheduling")) == {"nodeSelector", "tolerations", "priorityClassName"}
+    assert set(defaults("scheduling")) == {
+        "nodeSelector", "tolerations", "priorityClassName", "queueName", "workloadPriorityClassName",
+    }  # fmt: skip
+    assert defaults("artifacts") == {"deletionPolicy": read.deletion_policy}
+    top = {name: schema["spec"]["properties"][name].get("default") for name in ("suspend", "reuseResult", "managedBy")}
+    assert top == {"suspend": read.suspend, "reuseResult": read.reuse_result, "managedBy": None}
+    assert resource.is_ours(bare)
     assert (read.scheduling.node_selector, read.scheduling.tolerations) == ({}, ())
 
 

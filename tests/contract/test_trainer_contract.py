@@ -230,7 +230,9 @@ def test_a_record_that_the_trainer_writes_is_what_the_operator_shows(mongod):
     assert (shown()["phase"], shown()["trainer"]) == ("Extracting", image)
 
     mine.progress("Extracting", {"percent": 40, "remainingSeconds": 12, "imagesPerSecond": 100.5})
-    assert shown()["progress"] == {"epochs": 20, "percent": 40, "remainingSeconds": 12}
+    assert shown()["progress"] == {
+        "epochs": 20, "percent": 40, "remainingSeconds": 12, "imagesPerSecond": "100.5000",
+    }  # fmt: skip
     mine.describe({"train": 10, "validation": 2, "test": 3}, {"key": "k", "shards": 1, "reused": 5, "computed": 10})
     mine.progress("Training", {"epoch": 3, "epochs": 20, "percent": 15, "remainingSeconds": 9, "loss": 0.5})
     status = shown()

@@ -16,6 +16,7 @@ Json = dict[str, Any]
 
 NAMESPACE, NAME, UID = "team-a", "digits", "0f6a2f6e-6bd4-4a6e-9d1c-6f1f7a3c2b10"
 JOB = job_name(NAME, UID)
+IMAGE = "example.org/trainer:1"
 NOW = datetime(2024, 5, 6, 12, 0, 0, tzinfo=UTC)
 EARLIER, STARTED, ENDED = "2024-05-06T11:00:00Z", "2024-05-06T11:30:00Z", "2024-05-06T11:59:00Z"
 
@@ -31,34 +32,40 @@ SPEC: Json = {
         "gpus": 1, "gpuResourceName": "nvidia.com/gpu", "gpuWhenCached": "never", "gpuForHead": "always", "workers": 1,
         "cpu": "2", "memory": "4Gi",
     },
-    "runPolicy": {"backoffLimit": 2},
+    "runPolicy": {"backoffLimit": 2, "maxDisruptions": 100},
+    "suspend": False,
+    "artifacts": {"deletionPolicy": "Retain"},
+    "reuseResult": "Never",
 }  # fmt: skip
 
 
 def settings(**changed: str) -> Settings:
     """The operator's settings; `changed` are environment variables."""
-    return read_settings({"TRAINER_IMAGE": "example.org/trainer:1", "MONGODB_HOSTS": "mongodb-0:27017", **changed})
+    return read_settings({"TRAINER_IMAGE": IMAGE, "MONGODB_HOSTS": "mongodb-0:27017", **changed})
 
 
-def resource(
-    status: Mapping[str, Any] | None = None, *, name: str = NAME, uid: str = UID, **spec: Mapping[str, Any]
-) -> Json:
+def resource(status: Mapping[str, Any] | None = None, *, name: str = NAME, uid: str = UID, **spec: Any) -> Json:
     """A session as the API server gives it; `spec` replaces fields inside the parts of the spec that it names."""
     full = copy.deepcopy(SPEC)
     for part, fields in spec.items():
-        full[part] = {**full.get(part, {}), **fields}
+        full[part] = {**full.get(part, {}), **fields} if isinstance(fields, Mapping) else fields
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
-        "metadata": {"namespace": NAMESPACE, "name": name, "uid": uid, "resourceVersion": "7", "generation": 1},
+        "metadata": {
+            "namespace": NAMESPACE,
+            "name": name,
+            "uid": uid,
+            "resourceVersion": "7",
+            "generation": 1,
+            "creationTimestamp": EARLIER,
+        },
         "spec": full,
         **({"status": dict(status)} if status else {}),
     }
 
 
-def session(
-    status: Mapping[str, Any] | None = None, *, name: str = NAME, uid: str = UID, **spec: Mapping[str, Any]
-) -> Session:
+def session(status: Mapping[str, Any] | None = None, *, name: str = NAME, uid: str = UID, **spec: Any) -> Session:
     """The same, parsed."""
     return parse_session(resource(status, name=name, uid=uid, **spec))
 
@@ -90,7 +97,11 @@ def job(
             "ownerReferences": [{"uid": UID, "kind": KIND}],
             **({"deletionTimestamp": ENDED} if deleted else {}),
         },
-        "spec": {"backoffLimit": 2, **({"activeDeadlineSeconds": deadline} if deadline is not None else {})},
+        "spec": {
+            "backoffLimit": 2,
+            "template": {"spec": {"containers": [{"name": CONTAINER, "image": IMAGE}]}},
+            **({"activeDeadlineSeconds": deadline} if deadline is not None else {}),
+        },
         "status": status,
     }
 
@@ -123,6 +134,17 @@ def terminating(pod: Json, node: str) -> Json:
     return {**pod, "metadata": {**pod["metadata"], "deletionTimestamp": ENDED}, "spec": {"nodeName": node}}
 
 
+def created(pod: Json, at: str) -> Json:
+    """The same pod, created at that time."""
+    return {**pod, "metadata": {**pod["metadata"], "creationTimestamp": at}}
+
+
+def disrupted(pod: Json, message: str = "preempting to accommodate a higher priority pod") -> Json:
+    """The same pod with the condition that a drain, a preemption or an eviction leaves."""
+    condition = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": message}
+    return {**pod, "status": {**pod["status"], "conditions": [condition]}}
+
+
 def suspended(job: Json) -> Json:
     return {**job, "spec": {**job["spec"], "suspend": True}}
 
@@ -134,7 +156,7 @@ def unschedulable(message: str) -> Json:
 
 def record(**fields: Any) -> Json:
     """The record as the operator makes it, with what a trainer added."""
-    return {"_id": UID, "recordVersion": 1, "namespace": NAMESPACE, "name": NAME, "deletionPolicy": "Retain", **fields}
+    return {"_id": UID, "recordVersion": 2, "namespace": NAMESPACE, "name": NAME, "deletionPolicy": "Retain", **fields}
 
 
 def result(accuracy: Any = 0.9625, **fields: Any) -> Json:

@@ -20,8 +20,9 @@ from trainingsession_operator.records import COLLECTION, FEATURE_SETS, FEATURE_S
 from trainingsession_operator.resource import GROUP, PLURAL, VERSION
 
 Json = dict[str, Any]
-WRITES = ("patch_status", "create_job", "delete_job", "end_job", "set_job_deadline", "write_secret", "post_event")
-RECORD_WRITES = ("prepare", "count_lost_job")
+WRITES = ("patch_status", "create_job", "delete_job", "end_job", "end_helpers", "set_job_deadline",
+          "delete_session", "write_secret", "post_event")  # fmt: skip
+RECORD_WRITES = ("prepare", "count_lost_job", "note_end", "reuse_result")
 
 
 class Killed(BaseException):

@@ -6,7 +6,15 @@ import shlex
 
 import pytest
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/reasons.md", "tests/cluster/README.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/architecture.md",
+    "docs/lifecycle.md",
+    "docs/reasons.md",
+    "docs/runbook.md",
+    "tests/cluster/README.md",
+)
 
 
 @pytest.fixture(params=DOCUMENTS)

@@ -93,9 +93,10 @@ capabilities:
 
 {{/* What the operator may do in a namespace whose sessions it serves. */}}
 {{- define "trainingsession.operator.rules" -}}
+# Deleted are only finished sessions whose ttlSecondsAfterFinished has passed; the admission policy sees to that.
 - apiGroups: [trainingsession.dev]
   resources: [trainingsessions]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, delete]
 - apiGroups: [trainingsession.dev]
   resources: [trainingsessions/status]
   verbs: [patch]
@@ -105,6 +106,13 @@ capabilities:
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch]
+# Where sessions wait in Kueue's queues: Kueue's own words, and the place in the queue.
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]
+  verbs: [list]
+- apiGroups: [visibility.kueue.x-k8s.io]
+  resources: [localqueues/pendingworkloads]
+  verbs: [get]
 # Denials of quota and pod security exist only as Events of the Job.
 - apiGroups: [""]
   resources: [events]

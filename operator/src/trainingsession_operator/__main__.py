@@ -8,7 +8,8 @@ import signal
 import sys
 
 from .errors import StartError
-from .main import configure_logging, run
+from .logs import configure_logging, toggle_on_signal
+from .main import run
 from .settings import read_settings
 
 
@@ -19,7 +20,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         settings = read_settings(os.environ)
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, settings.log_format)
+        toggle_on_signal(settings.log_level)
         run(settings)
     except StartError as error:
         logging.getLogger(__name__).error("cannot start: %s", error)  # noqa: TRY400 - the sentence says it all

@@ -16,18 +16,25 @@ import urllib3
 from kubernetes import client, config
 
 from .errors import ApiError, ConflictError, StartError
-from .jobs import UID_LABEL
+from .jobs import ENDED_ANNOTATION, UID_LABEL
+from .metrics import Metrics
+from .rate_limit import RequestLimit
 from .resource import API_VERSION, GROUP, KIND, PLURAL, VERSION, Json, Session
+from .transport import Transport
 
 REQUEST_TIMEOUT = (5, 30)
 """Seconds to connect, and without an answer. The client takes only whole numbers, and waits for ever without them."""
 DEFINITION = f"{PLURAL}.{GROUP}"
 PAGE = 100
 MERGE_PATCH = "application/merge-patch+json"
+METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
-def connect(threads: int) -> client.ApiClient:
-    """Connect from inside a pod, else by the kubeconfig; one connection per thread is kept. Raises StartError."""
+def connect(threads: int, limit: RequestLimit | None = None, metrics: Metrics | None = None) -> client.ApiClient:
+    """Connect from inside a pod, else by the kubeconfig; one connection per thread is kept. Raises StartError.
+
+    All requests together keep within `limit` and are counted in `metrics`.
+    """
     try:
         try:
             config.load_incluster_config()
@@ -38,8 +45,17 @@ def connect(threads: int) -> client.ApiClient:
     settings = client.Configuration.get_default_copy()
     settings.connection_pool_maxsize = threads
     # Reconciling is repeated by the queue; a hidden second layer of retries would only delay it.
-    settings.retries = urllib3.Retry(total=1, read=0, redirect=0, status=0)
-    return client.ApiClient(settings)
+    settings.retries = retries()
+    api = client.ApiClient(settings)
+    if limit is not None:
+        api.rest_client = Transport(settings, limit, metrics or Metrics())
+    return api
+
+
+def retries() -> urllib3.Retry:
+    """One more try to connect, and none of anything that may have reached the API server."""
+    # Whoever asks to wait is obeyed by the limit. urllib3 would make an error without code and words of such an answer.
+    return urllib3.Retry(total=1, read=0, redirect=0, status=0, respect_retry_after_header=False)
 
 
 class Cluster:
@@ -55,6 +71,10 @@ class Cluster:
         patching.rest_client = api.rest_client
         patching.set_default_header("Content-Type", MERGE_PATCH)
         self._patching = client.CustomObjectsApi(patching)
+        describing = client.ApiClient(api.configuration)
+        describing.rest_client = api.rest_client
+        describing.set_default_header("Accept", METADATA_ONLY)
+        self._metadata = client.CustomObjectsApi(describing)
         self._definitions = client.ApiextensionsV1Api(api)
 
     def is_defined(self) -> bool:
@@ -81,18 +101,16 @@ class Cluster:
         where = (GROUP, VERSION, namespace, PLURAL, name)
         return self._ask(f"read session {namespace}/{name}", self._custom.get_namespaced_custom_object, *where)
 
-    def sessions(self, namespace: str) -> Iterator[Json]:
-        """All sessions of the namespace, page by page; ends with ApiError where the list could not be completed."""
-        where, more = (GROUP, VERSION, namespace, PLURAL), ""
-        while True:
-            options: Json = {"limit": PAGE, **({"_continue": more} if more else {})}
-            page = self._call(
-                f"list sessions of {namespace}", self._custom.list_namespaced_custom_object, *where, **options
-            )
-            yield from page["items"]
-            more = page["metadata"].get("continue")
-            if not more:
-                return
+    def sessions(self, namespace: str = "") -> Iterator[Json]:
+        """All sessions of the namespace, or of all where none is named, page by page.
+
+        Ends with ApiError where the list could not be completed; a list that was is of one moment.
+        """
+        return self._session_pages(self._custom, namespace)
+
+    def session_metadata(self, namespace: str = "") -> Iterator[Json]:
+        """Only the metadata of all sessions; as `sessions` otherwise."""
+        return (item["metadata"] for item in self._session_pages(self._metadata, namespace))
 
     def patch_status(self, session: Session, changes: Mapping[str, Any]) -> str:
         """Merge `changes` into the status; returns the new resourceVersion.
@@ -110,6 +128,16 @@ class Cluster:
             {"metadata": {"uid": session.uid, "resourceVersion": session.resource_version}, "status": changes},
         )
         return str(done["metadata"]["resourceVersion"])
+
+    def delete_session(self, metadata: Mapping[str, Any]) -> None:
+        """Delete the session as it was read; ConflictError where it changed or was made anew since."""
+        namespace, name = metadata["namespace"], metadata["name"]
+        same = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
+        body = {"propagationPolicy": "Background", "preconditions": same}
+        where = (GROUP, VERSION, namespace, PLURAL, name)
+        self._call(
+            f"delete session {namespace}/{name}", self._custom.delete_namespaced_custom_object, *where, body=body
+        )
 
     def job(self, namespace: str, name: str) -> Json | None:
         """The Job as it is now."""
@@ -139,7 +167,12 @@ class Cluster:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
 
-    def end_job(self, namespace: str, name: str) -> None:
+    def end_job(self, namespace: str, name: str, reason: str) -> None:
+        """Let a Job fail now; Kubernetes calls it a deadline, the annotation has the operator's reason."""
+        body = {"metadata": {"annotations": {ENDED_ANNOTATION: reason}}, "spec": {"activeDeadlineSeconds": 1}}
+        self._call(f"end Job {namespace}/{name}", self._batch.patch_namespaced_job, name, namespace, body)
+
+    def end_helpers(self, namespace: str, name: str) -> None:
         """Let a Job of several workers fail as soon as one of them has."""
         body = {"spec": {"maxFailedIndexes": 0}}
         self._call(f"end Job {namespace}/{name}", self._batch.patch_namespaced_job, name, namespace, body)
@@ -164,10 +197,36 @@ class Cluster:
         denials = [(e.get("lastTimestamp") or e.get("eventTime") or "", e.get("message")) for e in found["items"]]
         return sorted((at, message) for at, message in denials if message)
 
+    def foreign(self, group: str, version: str, namespace: str, plural: str, selector: str) -> list[Json] | None:
+        """Objects of another controller's kind; None where the kind is not served."""
+        what, where = f"list {plural} of {namespace}", (group, version, namespace, plural)
+        try:
+            found = self._call(what, self._custom.list_namespaced_custom_object, *where, label_selector=selector)
+        except ApiError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+        return list(found["items"])
+
+    def at_path(self, path: str) -> Json:
+        """What is served at a path for which the client has no method."""
+        options: Json = {"response_type": "object", "auth_settings": ["BearerToken"], "_return_http_data_only": True}
+        headers = {"Accept": "application/json"}
+        api = self._custom.api_client
+        return self._call(f"read {path}", api.call_api, path, "GET", header_params=headers, **options)
+
     def namespace_uid(self, namespace: str) -> str | None:
         """UID of the namespace, which tells it from one of the same name made later."""
-        found = self._ask(f"read namespace {namespace}", self.core.read_namespace, namespace)
+        found = self._namespace(namespace)
         return found["metadata"]["uid"] if found else None
+
+    def namespace_annotation(self, namespace: str, name: str) -> str:
+        """Value of one of the namespace's annotations; empty where there is none."""
+        metadata = (self._namespace(namespace) or {}).get("metadata", {})
+        return str((metadata.get("annotations") or {}).get(name, ""))
+
+    def _namespace(self, namespace: str) -> Json | None:
+        return self._ask(f"read namespace {namespace}", self.core.read_namespace, namespace)
 
     def secret(self, namespace: str, name: str) -> dict[str, str] | None:
         """Decoded values of a Secret; what is no text is left out."""
@@ -224,6 +283,21 @@ class Cluster:
             self._call(f"post event {event}", self.core.create_namespaced_event, session.namespace, body)
         except ConflictError:
             return
+
+    def _session_pages(self, custom: client.CustomObjectsApi, namespace: str) -> Iterator[Json]:
+        what, more = f"list sessions of {namespace or 'all namespaces'}", ""
+        while True:
+            options: Json = {"limit": PAGE, **({"_continue": more} if more else {})}
+            if namespace:
+                where = (GROUP, VERSION, namespace, PLURAL)
+                page = self._call(what, custom.list_namespaced_custom_object, *where, **options)
+            else:
+                page = self._call(what, custom.list_cluster_custom_object, GROUP, VERSION, PLURAL, **options)
+            # An empty list of metadata has null for its items.
+            yield from page["items"] or []
+            more = page["metadata"].get("continue")
+            if not more:
+                return
 
     def _ask(self, what: str, method: Callable[..., Any], *arguments: Any) -> Json | None:
         """Call, with None for an object that is not there."""

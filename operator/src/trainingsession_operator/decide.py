@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from math import ceil
 from typing import Any
 
-from . import ends, plan, record_view
+from . import ends, limits, plan, queueing, record_view
 from . import pods as pods_say
 from .ends import end_time, has_ended, says
 from .jobs import FATAL_EXIT_CODES
+from .missing import success
 from .observed import (
     LOOK_AGAIN,
     LOOK_SOON,
@@ -20,6 +21,7 @@ from .observed import (
     Decision,
     DeleteJob,
     EndHelpers,
+    EndJob,
     Observed,
     SetDeadline,
 )
@@ -27,15 +29,20 @@ from .outlook import Outlook, status_of
 from .resource import Session
 from .status import Reason, State
 
+LOOK_AT_QUEUE = 30.0
+"""Kueue starts a Job by itself, and that wakes the operator; this is for its words and the place in the queue."""
+LOOK_OUTSIDE = 60.0
+"""When a quota is raised or a policy mended, nothing wakes the operator."""
 LOST_JOBS = 3
 """Times that a vanished Job is made again."""
 
+JOB_IS_MADE = "The Job is made; its pod follows."
 LAST_EXIT_CODES = (0, *FATAL_EXIT_CODES)
 
 
 def decide(session: Session, observed: Observed, now: datetime) -> Decision:
     """Decide on a session that has been accepted and is not at its end."""
-    outlook = _outlook(session, observed)
+    outlook = _outlook(session, observed, now)
     status = status_of(session, observed, outlook, now)
     return Decision(status, outlook.actions, None if outlook.end else outlook.look_again, outlook.chooses)
 
@@ -48,7 +55,7 @@ def refuse(session: Session, reason: str, message: str, now: datetime) -> Decisi
     return Decision(status, look_again=None)
 
 
-def _outlook(session: Session, observed: Observed) -> Outlook:
+def _outlook(session: Session, observed: Observed, now: datetime) -> Outlook:
     """Go through the cases from the most final to the least."""
     job, record, step = observed.job, observed.record, observed.step
     if record is not None and record_view.accuracy(record) is not None and (job is None or has_ended(job)):
@@ -56,29 +63,56 @@ def _outlook(session: Session, observed: Observed) -> Outlook:
         return _succeeded(observed)
     if observed.waits and (job is None or has_ended(job)):
         # Only the record can tell whether a Job that ended has published; until it can be read, nothing is claimed.
-        return _waiting(observed.waits.reason, observed.waits.message)
+        return _waiting(observed.waits.reason, observed.waits.message, LOOK_OUTSIDE)
     if step is None:
-        return _choosing(plan.first(session, stored=observed.stored))
-    pods = pods_say.first_workers(observed.pods)
-    ended = pods_say.last_end(pods, record or {})
+        return _next(session, plan.first(session, stored=observed.stored))
+    ended = pods_say.last_end(pods_say.first_workers(observed.pods), record or {})
     if job is None or has_ended(job):
         code = None if job is None else ends.exit_code(job, ended)
         extracted = record_view.extracted(record or {}) and (job is None or ends.did_its_work(job))
         following = plan.following(step, exit_code=code, extracted=extracted)
         if following is not None:
-            return _choosing(following)
+            return _next(session, following)
+    over = _over_limit(session, observed, now)
     if job is None:
-        return _without_job(session, observed, plan.step_name(session, step))
-    if job["metadata"].get("deletionTimestamp"):
-        return _waiting(Reason.JOB_TERMINATING, "The old Job is still ending; a new one follows.", LOOK_SOON)
+        return _without_job(session, observed, plan.step_name(session, step), over)
+    return _at_its_end(session, job, ended) if has_ended(job) else _before_its_end(session, observed, job, over, now)
+
+
+def _next(session: Session, step: plan.Step) -> Outlook:
+    return _suspended() if session.suspend else _choosing(step)
+
+
+def _at_its_end(session: Session, job: Mapping[str, Any], ended: pods_say.Ended | None) -> Outlook:
     if ends.did_its_work(job):
         text = (
             "The Job is complete, but the record holds no result; MongoDB may have been emptied. Create a new session."
         )
         return _failed(State("True", Reason.RESULT_MISSING, text), job)
-    if says(job, "Failed"):
-        return _failed(ends.why_failed(session, job, ended), job)
-    outlook = _with_job(session, observed, job, pods)
+    return _failed(ends.why_failed(session, job, ended), job)
+
+
+def _before_its_end(
+    session: Session, observed: Observed, job: Mapping[str, Any], over: State | None, now: datetime
+) -> Outlook:
+    if job["metadata"].get("deletionTimestamp"):
+        if session.suspend:
+            return _stopping(session)
+        return _waiting(Reason.JOB_TERMINATING, "The old Job is still ending; a new one follows.", LOOK_SOON)
+    this = DeleteJob(job["metadata"]["name"], job["metadata"]["uid"])
+    if session.suspend:
+        return _stopping(session, this)
+    if over is not None:
+        # One that waits in a queue has no clock, and no logs to keep.
+        action: Action = this if queueing.is_held(job) else EndJob(over.reason)
+        return _waiting(over.reason, over.message, LOOK_SOON, () if ends.is_ended_by_us(job) else (action,))
+    if plan.is_outdated(session, job):
+        text = "The session was changed while it was suspended; the old Job ends and a new one follows."
+        return replace(_waiting(Reason.JOB_TERMINATING, text, LOOK_SOON, (this,)), forgets_job=True)
+    outlook = _with_job(session, observed, job, now)
+    left = limits.pending_seconds_left(session, observed.pods, now)
+    if left is not None and outlook.look_again is not None:
+        outlook = replace(outlook, look_again=min(outlook.look_again, max(0.0, left) + 1.0))
     return replace(outlook, actions=(*_deadline(session, observed, job), *_end_helpers(job)))
 
 
@@ -86,16 +120,49 @@ def _choosing(step: plan.Step) -> Outlook:
     return _waiting(Reason.JOB_CREATED, "It is decided where the session runs; its Job follows.", chooses=step)
 
 
-def _without_job(session: Session, observed: Observed, name: str) -> Outlook:
+def _over_limit(session: Session, observed: Observed, now: datetime) -> State | None:
+    """Give why the session must not go on, by a limit that Kubernetes does not know."""
+    left = limits.pending_seconds_left(session, observed.pods, now)
+    if left is not None and left <= 0:
+        return ends.pending_too_long(session)
+    count = limits.disruptions(session, observed.job, observed.pods, observed.record or {}).count
+    return ends.disrupted_too_often(session, count) if count > session.run_policy.max_disruptions else None
+
+
+def _suspended() -> Outlook:
+    text = "The session is suspended and holds nothing; it goes on where it was when spec.suspend is false."
+    state = State("False", Reason.SUSPENDED, text)
+    return Outlook("Suspended", state, state, suspended=State("True", Reason.SUSPENDED, text), forgets_job=True)
+
+
+def _stopping(session: Session, *actions: Action) -> Outlook:
+    text = "The session is being suspended: the trainer saves its state, and its Job ends."
+    state, phase = State("False", Reason.SUSPENDING, text), _phase_before(session)
+    return Outlook(phase, state, state, suspended=state, actions=actions, look_again=LOOK_SOON, forgets_job=True)
+
+
+def _phase_before(session: Session) -> str:
+    """Give the phase that stays for a moment; one that a hand wrote into the status must not be an end."""
+    before = session.status.get("phase")
+    return before if before in ("Extracting", "Training") else "Pending"
+
+
+def _without_job(session: Session, observed: Observed, name: str, over: State | None) -> Outlook:
     for job in observed.earlier:
         if not ends.did_its_work(job):
             # What it holds must be free first; it is waited for until the API server does not know it any more.
             metadata = job["metadata"]
             going = () if metadata.get("deletionTimestamp") else (DeleteJob(metadata["name"], metadata["uid"]),)
+            if session.suspend:
+                return _stopping(session, *going)
             text = f"Job {metadata['name']} is still ending; {name} follows."
             return _waiting(Reason.JOB_TERMINATING, text, LOOK_SOON, going)
+    if session.suspend:
+        return _suspended()
+    if over is not None:
+        return _failed(over, None)
     if session.status.get("jobName") != name:
-        return _waiting(Reason.JOB_CREATED, "The Job is made; its pod follows.", actions=(CreateJob(),))
+        return _waiting(Reason.JOB_CREATED, JOB_IS_MADE, actions=(CreateJob(),))
     lost = record_view.whole((observed.record or {}).get("jobsLost")) or 0
     if lost < LOST_JOBS:
         text = f"The Job vanished before it published a result; it is made again ({lost + 1} of {LOST_JOBS})."
@@ -107,21 +174,20 @@ def _without_job(session: Session, observed: Observed, name: str) -> Outlook:
     return _failed(State("True", Reason.JOB_LOST, text), None)
 
 
-def _with_job(
-    session: Session, observed: Observed, job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]
-) -> Outlook:
+def _with_job(session: Session, observed: Observed, job: Mapping[str, Any], now: datetime) -> Outlook:
+    pods = pods_say.first_workers(observed.pods)
     alive = [pod for pod in pods if pods_say.is_alive(pod)]
     if not alive:
-        return _no_pod(session, observed, job, pods_say.last_end(pods, observed.record or {}))
+        return _no_pod(session, observed, job, pods_say.last_end(pods, observed.record or {}), now)
     pod = alive[-1]
     if pod["metadata"].get("deletionTimestamp"):
-        name, node = pod["metadata"]["name"], pod.get("spec", {}).get("nodeName", "")
-        text = f"Pod {name} is being deleted; the next attempt follows when it has ended."
-        if node:
-            text += f" If node {node} is gone for good, remove it: kubectl delete node {node}."
-        return _waiting(Reason.POD_TERMINATING, text)
+        going = pods_say.why_terminating(pod, now)
+        return _waiting(going.reason, going.message)
     if not pods_say.is_running(pod):
         waiting = pods_say.why_waiting(pod)
+        if waiting.reason in pods_say.STARTING and pods_say.age(pod, now) < LOOK_SOON:
+            # Most pods run in a moment, and nobody has to be told twice.
+            return _waiting(Reason.JOB_CREATED, JOB_IS_MADE, LOOK_SOON)
         return _waiting(waiting.reason, waiting.message)
     record, before = observed.record, session.status.get("phase")
     # A record that another attempt wrote says nothing about this one; without a record, what was said before stays.
@@ -135,20 +201,27 @@ def _with_job(
     )
 
 
-def _no_pod(session: Session, observed: Observed, job: Mapping[str, Any], ended: pods_say.Ended | None) -> Outlook:
-    if job["spec"].get("suspend"):
+def _no_pod(
+    session: Session, observed: Observed, job: Mapping[str, Any], ended: pods_say.Ended | None, now: datetime
+) -> Outlook:
+    if queueing.is_held(job):
+        waits = queueing.quota(session, job, observed.queue, now)
+        if waits is not None:
+            return _waiting(waits.reason, waits.message, LOOK_AT_QUEUE)
         return _waiting(
-            Reason.JOB_SUSPENDED, "The Job is suspended; the session goes on when its spec.suspend is false."
+            Reason.JOB_SUSPENDED,
+            "Somebody suspended the Job; the session goes on when the Job's spec.suspend is false.",
         )
     if observed.denials and (ended is None or observed.denials[-1][0] >= ended.at):
         return _waiting(Reason.PODS_DENIED, f"The API server refuses the pod: {observed.denials[-1][1]}")
     if ended is None:
-        return _waiting(Reason.JOB_CREATED, "The Job is made; its pod follows.", LOOK_SOON)
+        # Its pod wakes us; a denial of it does not.
+        return _waiting(Reason.JOB_CREATED, JOB_IS_MADE, min(LOOK_AGAIN, max(LOOK_SOON, pods_say.age(job, now, 0.0))))
     last = says(job, "SuccessCriteriaMet") or says(job, "FailureTarget") or ends.first_has_failed(job)
     if last or ended.exit_code in LAST_EXIT_CODES:
         # No attempt follows, and the Job says so in a moment; until then the phase stays what it was.
         state = State("False", Reason.TRAINER_ENDED, f"The trainer ended ({ended.how}).")
-        return Outlook(session.status.get("phase") or "Pending", state, state, look_again=LOOK_SOON)
+        return Outlook(_phase_before(session), state, state, look_again=LOOK_SOON)
     text = f"The last attempt ended ({ended.how}); the next one follows. {ended.message}"
     return _waiting(Reason.BACKING_OFF, text.strip())
 
@@ -180,12 +253,9 @@ def _waiting(
 
 
 def _succeeded(observed: Observed) -> Outlook:
-    record, job = observed.record or {}, observed.job
-    count = len(record_view.artifacts(record))
-    text = f"Accuracy {record_view.accuracy(record)}; {count} artifacts are in GridFS."
-    over = State("False", Reason.SUCCEEDED, "The trainer is done.")
-    end = State("True", Reason.SUCCEEDED, text)
-    return Outlook("Succeeded", over, over, end, succeeded=True, ended_at=end_time(job))
+    end = success(observed.record or {})
+    over = State("False", end.reason, "The trainer is done.")
+    return Outlook("Succeeded", over, over, end, succeeded=True, ended_at=end_time(observed.job))
 
 
 def _failed(end: State, job: Mapping[str, Any] | None) -> Outlook:

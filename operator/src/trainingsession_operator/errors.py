@@ -8,6 +8,7 @@ and tried again.
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 
 
 class OperatorError(Exception):
@@ -17,6 +18,11 @@ class OperatorError(Exception):
 class WaitError(OperatorError):
     """Something outside is away; trying again later can succeed."""
 
+    @property
+    def away(self) -> bool:
+        """Whether all sessions are hit alike, and it may be back any moment."""
+        return True
+
 
 class ApiError(WaitError):
     """The API server did not do what was asked; `status` is its HTTP code, 0 where it did not answer."""
@@ -25,6 +31,11 @@ class ApiError(WaitError):
         super().__init__(message)
         self.status = status
         self.reason = reason
+
+    @property
+    def away(self) -> bool:
+        """Not where the API server answered and refused this very request."""
+        return self.status in (0, HTTPStatus.TOO_MANY_REQUESTS) or self.status >= 500
 
 
 class ConflictError(ApiError):

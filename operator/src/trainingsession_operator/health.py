@@ -1,4 +1,4 @@
-"""Whether the operator is alive and ready, and the two HTTP paths that tell the kubelet."""
+"""Whether the operator is alive and ready, and the HTTP paths that tell the kubelet and Prometheus."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from .metrics import CONTENT_TYPE, Metrics
 from .queue import Key, WorkQueue
 
 WATCH_SECONDS = 120.0
 """A status that we wrote comes back through the watch at once; kopf itself restarts a silent watch after 70 s."""
 WORK_SECONDS = 180.0
 """A look at a session is a few calls, of which each is given up after 30 s at most."""
+CLIENT_SECONDS = 10.0
+TEXT = "text/plain; charset=utf-8"
 
 
 class Watchdog:
@@ -35,13 +38,17 @@ class Watchdog:
             _, since = self._expected.get(key, (0, self._clock()))
             self._expected[key] = (int(version), since)
 
-    def saw(self, key: Key, version: str) -> None:
-        """Note an event of `key`. A watch gives the events of a namespace in the order of their versions."""
+    def saw(self, key: Key, version: str) -> bool:
+        """Note an event of `key`; returns whether it is known to be of our own write.
+
+        A watch gives the events of a namespace in the order of their versions.
+        """
         with self._lock:
             self._newest[key[0]] = max(int(version), self._newest.get(key[0], 0))
             expected = self._expected.get(key)
             if expected and int(version) >= expected[0]:
                 del self._expected[key]
+            return expected is not None and int(version) == expected[0]
 
     def forget(self, key: Key) -> None:
         """The session is gone; nothing more is expected of it."""
@@ -57,10 +64,16 @@ class Watchdog:
             return self._clock() - self._expected[key][1], key
 
 
-def why_dead(watchdog: Watchdog, queue: WorkQueue, threads: Sequence[threading.Thread] = ()) -> str:
+def why_dead(
+    watchdog: Watchdog,
+    queue: WorkQueue,
+    threads: Sequence[threading.Thread] = (),
+    why_lost: Callable[[], str] = lambda: "",
+) -> str:
     """Say in one sentence why the operator should be restarted; empty when it should not.
 
-    `threads` live as long as the process.
+    `threads` live as long as the process; `why_lost` says which events the watch has lost. That MongoDB is away is no
+    reason: a restart would not bring it back.
     """
     for thread in threads:
         if not thread.is_alive():
@@ -73,18 +86,32 @@ def why_dead(watchdog: Watchdog, queue: WorkQueue, threads: Sequence[threading.T
     busy, key = queue.longest_work()
     if key is not None and busy > WORK_SECONDS:
         return f"a worker has been at session {'/'.join(key)} for {busy:.0f} s"
-    return ""
+    return why_lost()
 
 
-def serve_readiness(port: int, why_not_ready: Callable[[], str]) -> ThreadingHTTPServer:
-    """Serve /readyz in a thread of its own: 200, or 503 with the sentence. kopf serves only one path, the liveness."""
+def serve(port: int, why_not_ready: Callable[[], str], metrics: Metrics) -> ThreadingHTTPServer:
+    """Serve /readyz (200, or 503 with the sentence) and /metrics in threads of their own.
+
+    kopf serves only one path, the liveness.
+    """
 
     class Handler(BaseHTTPRequestHandler):
+        # Nobody holds a thread by being slow.
+        timeout = CLIENT_SECONDS
+
         def do_GET(self) -> None:
-            reason = why_not_ready() if self.path == "/readyz" else "there is only /readyz"
-            body = (reason or "ready").encode() + b"\n"
-            self.send_response(503 if reason else 200)
-            self.send_header("Content-Type", "text/plain; charset=utf-8")
+            path = self.path.partition("?")[0]
+            if path == "/metrics":
+                self._answer(200, CONTENT_TYPE, metrics.expose())
+            elif path == "/readyz":
+                reason = why_not_ready()
+                self._answer(503 if reason else 200, TEXT, (reason or "ready").encode() + b"\n")
+            else:
+                self._answer(404, TEXT, b"there are only /readyz and /metrics\n")
+
+        def _answer(self, code: int, content_type: str, body: bytes) -> None:
+            self.send_response(code)
+            self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -93,5 +120,5 @@ def serve_readiness(port: int, why_not_ready: Callable[[], str]) -> ThreadingHTT
             """Probes are not worth a line."""
 
     server = ThreadingHTTPServer(("", port), Handler)
-    threading.Thread(target=server.serve_forever, name="readiness", daemon=True).start()
+    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
     return server

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
-from . import plan
+from . import plan, queueing
 from .errors import SessionError
 from .resource import API_VERSION, KIND, Json, Session
 from .settings import Settings
@@ -16,6 +18,9 @@ NAME_LABEL = "trainingsession.dev/session"
 SESSION_ANNOTATION = "trainingsession.dev/session"
 TENANT_SECRET = "trainingsession-mongodb"  # noqa: S105 - a name, not a secret
 ATTEMPTS_ANNOTATION = "trainingsession.dev/attempts-before"
+GPU_SECONDS_ANNOTATION = "trainingsession.dev/gpu-seconds-before"
+ENDED_ANNOTATION = "trainingsession.dev/ended-because"
+"""The operator's reason for ending a Job, of which Kubernetes only knows a deadline."""
 CONTAINER = "trainer"
 
 SESSION_FOLDER = "/etc/trainingsession/session"
@@ -24,6 +29,8 @@ DATASET_FOLDER = "/mnt/dataset"
 WEIGHTS_FOLDER = "/mnt/weights"
 WORK_FOLDER = "/tmp"  # noqa: S108 - an emptyDir of the pod's own
 
+FOR_THE_TRAINER = ("dataset", "baseModel", "head", "training", "module", "resources")
+"""Parts of the spec that decide what is trained. A trainer that is older than the operator must know them all."""
 SESSION_BYTES = 100 * 1024
 """Annotations of an object may have 256 KiB in all, and a Job keeps them twice."""
 
@@ -38,13 +45,13 @@ def session_label(name: str) -> str:
 
 
 def session_json(session: Session) -> str:
-    """Give what the trainer reads; raises SessionError when it is too large for an annotation."""
+    """Give the experiment as the trainer reads it; raises SessionError when it is too large for an annotation."""
     text = json.dumps(
         {
             "apiVersion": API_VERSION,
             "kind": KIND,
             "metadata": {"namespace": session.namespace, "name": session.name, "uid": session.uid},
-            "spec": session.spec,
+            "spec": {key: value for key, value in session.spec.items() if key in FOR_THE_TRAINER},
         },
         separators=(",", ":"),
         sort_keys=True,
@@ -61,23 +68,21 @@ def session_json(session: Session) -> str:
 
 def build_job(session: Session, settings: Settings, step: plan.Step = plan.WHOLE) -> Json:
     """Build the Job of a session's step; raises SessionError."""
+    queued = queueing.labels(session)
     labels = {
         MANAGED_LABEL: MANAGED_BY,
         "app.kubernetes.io/name": "trainingsession-trainer",
         UID_LABEL: session.uid,
         NAME_LABEL: session_label(session.name),
     }
-    # A Job that is made again or follows another one goes on counting where that one stopped.
-    attempts = session.status.get("attempts") or 0
-    annotations = {"annotations": {ATTEMPTS_ANNOTATION: str(attempts)}} if attempts else {}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
             "name": plan.step_name(session, step),
             "namespace": session.namespace,
-            "labels": labels,
-            **annotations,
+            "labels": labels | queued,
+            "annotations": _annotations(session),
             "ownerReferences": [
                 {
                     "apiVersion": API_VERSION,
@@ -92,6 +97,8 @@ def build_job(session: Session, settings: Settings, step: plan.Step = plan.WHOLE
         },
         "spec": {
             **_pods_of(session, plan.workers(session, step)),
+            # Kueue starts it; the operator never touches this field again.
+            **({"suspend": True} if queued else {}),
             # Only when a pod has ended is the next one made: never two pods on one GPU.
             "podReplacementPolicy": "Failed",
             # No activeDeadlineSeconds here: it would also run while the Job waits for a node.
@@ -101,6 +108,21 @@ def build_job(session: Session, settings: Settings, step: plan.Step = plan.WHOLE
             },
         },
     }
+
+
+def image_of(job: Mapping[str, Any]) -> str:
+    """Image of the trainer in a Job."""
+    return str(job["spec"]["template"]["spec"]["containers"][0].get("image", ""))
+
+
+def _annotations(session: Session) -> dict[str, str]:
+    # A Job that is made again or follows another one goes on counting where that one stopped.
+    attempts, used = session.status.get("attempts") or 0, session.status.get("gpuSeconds") or 0
+    return (
+        {plan.RUN_ANNOTATION: plan.run_digest(session)}
+        | ({ATTEMPTS_ANNOTATION: str(attempts)} if attempts else {})
+        | ({GPU_SECONDS_ANNOTATION: str(used)} if used else {})
+    )
 
 
 def _pods_of(session: Session, workers: int) -> Json:
@@ -164,12 +186,14 @@ def _pod_spec(session: Session, settings: Settings, step: plan.Step) -> Json:
 
 def _container(session: Session, settings: Settings, step: plan.Step) -> Json:
     amounts = {"cpu": session.resources.cpu, "memory": session.resources.memory}
+    # A session that has begun goes on with the same trainer, also after the operator was upgraded.
+    image = (session.status.get("trainer") or {}).get("image") or settings.trainer_image
     environment = {
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "HOME": WORK_FOLDER,
         "KERAS_HOME": f"{WORK_FOLDER}/keras",
-        "TRAININGSESSION_IMAGE": settings.trainer_image,
+        "TRAININGSESSION_IMAGE": image,
         "TRAININGSESSION_GPUS": settings.trainer_gpus,
     }
     if plan.device(session, step) == "CPU":
@@ -188,7 +212,7 @@ def _container(session: Session, settings: Settings, step: plan.Step) -> Json:
         mounts.append({"name": "weights", "mountPath": WEIGHTS_FOLDER, "readOnly": True})
     return {
         "name": CONTAINER,
-        "image": settings.trainer_image,
+        "image": image,
         "imagePullPolicy": settings.trainer_image_pull_policy,
         "command": ["python", "-m", "trainingsession_trainer"],
         **({"args": ["--task", step.task]} if step.task != "all" else {}),

@@ -12,23 +12,27 @@ from kubernetes.client import ApiException
 from urllib3.exceptions import HTTPError
 
 from . import records
+from .audit import Audit
 from .cluster import DEFINITION, Cluster, connect
 from .errors import ApiError, StartError
-from .handlers import subscribe
-from .health import Watchdog, serve_readiness, why_dead
+from .handlers import Intake, subscribe
+from .health import Watchdog, serve, why_dead
 from .index import SessionIndex
 from .jobs import MANAGED_BY, MANAGED_LABEL
 from .keeper import StorageKeeper
+from .metrics import Metrics
 from .mongodb_server import ServerSecretError, ensure_server_secret
-from .queue import WorkQueue
+from .queue import Key, WorkQueue
+from .rate_limit import RequestLimit
 from .reconcile import Reconciler
 from .settings import Settings
 
 log = logging.getLogger(__name__)
 
-LIVENESS = "http://0.0.0.0:8080/healthz"
-READINESS_PORT = 8081
-STOP_SECONDS = 8.0
+WATCH_STOP_SECONDS = 6.0
+"""For kopf to end its watches; it takes less than one, and kills the process after this."""
+WORK_STOP_SECONDS = 3.0
+"""For running looks and the storage to end. All of it is within ten seconds, and whatever is cut off is done again."""
 RECORD_PAUSE = 1.0
 """A trainer's progress comes every few seconds; many records' changes become one look."""
 PING_SECONDS = 10.0
@@ -54,21 +58,37 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.label_selectors["", "v1", "pods"] = f"{MANAGED_LABEL}={MANAGED_BY}"
     # The operator posts its own few Events.
     settings.posting.enabled = False
+    # Ten minutes by default, far beyond the kubelet's patience.
+    settings.process.ultimate_exiting_timeout = WATCH_STOP_SECONDS
+    # For what the watches brought last, which the next operator is told of again.
+    settings.queueing.exit_timeout = 1.0
     return settings
 
 
 def run(settings: Settings) -> None:
     """Run until SIGTERM; raises StartError when the cluster is not ready for the operator."""
-    api = connect(settings.workers + 4)
-    cluster = Cluster(api)
+    metrics, stop = Metrics(), threading.Event()
+    limit = RequestLimit(settings.requests_per_second, settings.requests_burst, stop)
+    cluster = Cluster(connect(settings.workers + 4, limit, metrics))
     _check_cluster(cluster, settings)
     uri = mongodb_uri(cluster, settings)
     store = records.Records(records.Server(uri, settings.mongodb_users == "managed"), cluster)
 
-    keeper = StorageKeeper(settings, cluster, store)
-    index, watchdog, stop = SessionIndex(ended=keeper.wake), Watchdog(), threading.Event()
+    keeper = StorageKeeper(
+        settings, cluster, store, measured=metrics.measured, swept=metrics.swept, halted=metrics.halted
+    )
+    index, watchdog = SessionIndex(ended=keeper.wake), Watchdog()
     reconciler = Reconciler(settings, cluster, store, written=watchdog.wrote, gone=watchdog.forget)
-    queue = WorkQueue(reconciler.look, settings.workers)
+
+    def forget(key: Key) -> None:
+        watchdog.forget(key)
+        reconciler.forget(key)
+
+    queue = WorkQueue(reconciler.look, settings.workers, metrics)
+    intake = Intake(queue, index, watchdog, metrics, forget, keeper.deleted)
+    audit = Audit(cluster, settings.namespaces, index, queue, metrics, intake.found)
+    metrics.follow_sessions(index.census)
+    metrics.follow_watch(lambda: watchdog.silence()[0])
 
     def record_changed(uid: str) -> None:
         key = index.find(uid)
@@ -77,16 +97,17 @@ def run(settings: Settings) -> None:
 
     def records_lost() -> None:
         for key in index.live():
-            queue.add(key)
+            queue.add(key, mended=True)
 
-    readiness = _Readiness(store)
-    server = serve_readiness(READINESS_PORT, readiness.why_not)
+    readiness = _Readiness(store, metrics)
+    server = serve(settings.metrics_port, readiness.why_not, metrics)
     followers = [
         threading.Thread(target=store.follow, args=(record_changed, records_lost, stop), name="records", daemon=True),
         threading.Thread(target=readiness.keep_asking, args=(stop,), name="mongodb", daemon=True),
-        threading.Thread(target=keeper.keep, args=(stop,), name="storage", daemon=True),
+        storing := threading.Thread(target=keeper.keep, args=(stop,), name="storage", daemon=True),
+        threading.Thread(target=audit.keep, args=(stop,), name="audit", daemon=True),
     ]
-    registry = subscribe(queue, index, watchdog, lambda: why_dead(watchdog, queue, followers))
+    registry = subscribe(intake, lambda: why_dead(watchdog, queue, followers, audit.why_lost))
     for thread in followers:
         thread.start()
     queue.start()
@@ -99,23 +120,30 @@ def run(settings: Settings) -> None:
             standalone=True,
             clusterwide=not settings.namespaces,
             namespaces=list(settings.namespaces),
-            liveness_endpoint=LIVENESS,
+            liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz",
         )
     finally:
         stop.set()
         keeper.wake()
         server.shutdown()
-        if not queue.stop(STOP_SECONDS):
+        end = time.monotonic() + WORK_STOP_SECONDS
+        is_done = queue.stop(WORK_STOP_SECONDS)
+        # It notes the deletions that were seen last.
+        storing.join(max(0.0, end - time.monotonic()))
+        if is_done and not storing.is_alive():
+            store.close()
+        else:
+            # With closed connections, a running look would tell its session that MongoDB is away.
             log.warning("stopped in the middle of some work; the next operator does it again")
-        store.close()
         log.info("stopped")
 
 
 class _Readiness:
     """Ready while MongoDB can be used; asked in the background, so that a probe never waits."""
 
-    def __init__(self, store: records.Records) -> None:
+    def __init__(self, store: records.Records, metrics: Metrics) -> None:
         self._store = store
+        self._metrics = metrics
         self._reason = "MongoDB has not been asked yet"
 
     def why_not(self) -> str:
@@ -124,9 +152,12 @@ class _Readiness:
     def keep_asking(self, stop: threading.Event) -> None:
         while not stop.is_set():
             reason = self._store.ping()
+            if stop.is_set():
+                return
             if reason != self._reason:
                 log.log(logging.WARNING if reason else logging.INFO, reason or "MongoDB can be used")
             self._reason = reason
+            self._metrics.mongodb(up=not reason)
             stop.wait(PING_SECONDS if not reason else 1.0)
 
 
@@ -163,14 +194,3 @@ def mongodb_uri(cluster: Cluster, settings: Settings) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(getattr(error, "reason", None) or error).splitlines()[0]
-
-
-def configure_logging(level: str) -> None:
-    """Write one line per event to standard error: time in UTC, level, what happened."""
-    logging.Formatter.converter = time.gmtime
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
-    )
-    logging.getLogger().setLevel(level.upper())
-    for chatty in ("kopf", "kubernetes", "pymongo", "urllib3", "asyncio", "aiohttp"):
-        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))

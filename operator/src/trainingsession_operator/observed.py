@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import plan
+from .queueing import NOT_LOOKED_AT, Queue
 from .resource import Json
 from .status import State
 
-LOOK_AGAIN = 60.0
+LOOK_AGAIN = 180.0
 """Seconds after which every session that is not at its end is looked at without being asked."""
 LOOK_SOON = 2.0
 
@@ -42,7 +43,14 @@ class EndHelpers:
     """Let the Job fail now: its first worker has failed for good, and the others would go on."""
 
 
-Action = CreateJob | DeleteJob | SetDeadline | EndHelpers
+@dataclass(frozen=True)
+class EndJob:
+    """Let the Job fail now for a reason that Kubernetes does not know, so that its pods' logs can still be read."""
+
+    reason: str
+
+
+Action = CreateJob | DeleteJob | SetDeadline | EndHelpers | EndJob
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,8 @@ class Observed:
     """Jobs of earlier steps, looked for where the step's own Job is not there."""
     stored: bool = False
     """Whether every feature that the session needs is in the store; looked for before the first step is chosen."""
+    queue: Queue = NOT_LOOKED_AT
+    """What Kueue says of a Job that waits in a queue."""
 
     def at(self, step: plan.Step) -> Observed:
         """Give the same once the session has come to another step."""

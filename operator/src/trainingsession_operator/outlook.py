@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from . import plan, record_view
+from . import jobs, limits, plan, queueing, record_view
 from . import pods as pods_say
+from .ends import has_ended
 from .jobs import ATTEMPTS_ANNOTATION
 from .observed import LOOK_AGAIN, Action, Observed
 from .resource import Json, Session
-from .status import ACCEPTED, COMPLETE, FAILED, FINISHED, PODS_READY, RUNNING, Reason, State, conditions
+from .status import (
+    ACCEPTED,
+    COMPLETE,
+    FAILED,
+    FINISHED,
+    PODS_READY,
+    QUOTA_RESERVED,
+    RUNNING,
+    SUSPENDED,
+    Reason,
+    State,
+    condition_of,
+    conditions,
+)
 
 PERCENT_STEP = 10
 """Ten writes while extracting and ten while training, and what changes besides: fewer than 30 for a session."""
 DEFAULT_EPOCHS = 20
+NOT_SUSPENDED = State("False", Reason.NOT_SUSPENDED, "spec.suspend is false.")
+PULLING = ("ErrImagePull", "ImagePullBackOff")
 
 
 @dataclass(frozen=True)
@@ -34,6 +50,9 @@ class Outlook:
     actions: tuple[Action, ...] = ()
     look_again: float | None = LOOK_AGAIN
     chooses: plan.Step | None = None
+    forgets_job: bool = False
+    """Whether the Job is meant to be gone: else it would count as lost when it is."""
+    suspended: State = NOT_SUSPENDED
 
 
 def status_of(
@@ -41,30 +60,44 @@ def status_of(
 ) -> Json:
     """Compute the whole status; what is not known now stays as it was."""
     record, before, end, now = observed.record or {}, session.status, outlook.end, _time(at)
+    ready = _settled(before, outlook.pods_ready)
     not_yet = State("False", Reason.NOT_FINISHED, "The session is not at its end.")
     states = {
         ACCEPTED: accepted or State("True", Reason.ACCEPTED, "The spec is accepted."),
-        PODS_READY: outlook.pods_ready,
-        RUNNING: outlook.running,
+        PODS_READY: ready,
+        RUNNING: replace(outlook.running, message=ready.message) if ready != outlook.pods_ready else outlook.running,
+        SUSPENDED: outlook.suspended if not end else NOT_SUSPENDED,
         COMPLETE: end if end and outlook.succeeded else (State("False", end.reason, end.message) if end else not_yet),
         FAILED: end if end and not outlook.succeeded else (State("False", end.reason, end.message) if end else not_yet),
         FINISHED: end or not_yet,
     }
+    quota = queueing.quota(session, observed.job, observed.queue, at)
+    if quota is not None and not end and outlook.phase != "Suspended":
+        states[QUOTA_RESERVED] = quota
     job, step = observed.job, outlook.chooses or observed.step
+    disruptions = limits.disruptions(session, job, observed.pods, record)
+    news = _is_news(session, observed, outlook)
     values: Json = {
         "observedGeneration": session.generation,
         "phase": outlook.phase,
         "conditions": conditions(states, before, session.generation, now),
         "startTime": before.get("startTime") or _utc(pods_say.started_at(observed.pods)),
+        "disruptions": disruptions.count or None,
+        "lastDisruption": disruptions.last,
+        "gpuSeconds": limits.gpu_seconds(session, job, observed.pods, at) if news else before.get("gpuSeconds"),
+        "reusedFrom": record_view.reused_from(record) or before.get("reusedFrom"),
         "completionTime": (_utc(outlook.ended_at) or before.get("completionTime") or now) if end else None,
         "placement": plan.placement(session, step) if step else None,
-        "jobName": job["metadata"]["name"] if job is not None else before.get("jobName"),
+        "jobName": _job_name(outlook, job, before),
         "attempts": _attempts(observed, before),
-        "progress": _progress(session, observed, outlook),
+        "progress": _progress(session, observed, outlook, news),
         "samples": record_view.samples(record) or before.get("samples"),
         "features": record_view.features(record) or before.get("features"),
-        "trainer": record_view.trainer(record) or before.get("trainer"),
+        "trainer": _trainer(record, job, before),
     }
+    if outlook.phase == "Suspended":
+        # As in a Job: what is counted from the start is counted anew.
+        del values["startTime"]
     if not end:
         # Measured, and shown while the artifacts are built; without the record, what was said before stays.
         known = observed.record is not None
@@ -86,17 +119,50 @@ def _attempts(observed: Observed, before: Mapping[str, Any]) -> int | None:
     return max(now, int(before.get("attempts") or 0)) or None
 
 
-def _progress(session: Session, observed: Observed, outlook: Outlook) -> Any:
-    """Give the progress: news where it is due, at a change of phase and at the end; else what was said before."""
-    before = session.status.get("progress")
-    if observed.record is None:
-        return before
+def _is_news(session: Session, observed: Observed, outlook: Outlook) -> bool:
+    """Whether figures that change all the time are written: where it is due, at a change of phase and at the end."""
+    if outlook.end is not None or session.status.get("phase") != outlook.phase:
+        return True
+    new, before = _new_progress(session, observed), session.status.get("progress") or {}
+    moved = abs(new.get("percent", 0) - before.get("percent", -PERCENT_STEP)) >= PERCENT_STEP
+    return observed.progress_due and moved and outlook.progressed
+
+
+def _progress(session: Session, observed: Observed, outlook: Outlook, news: bool) -> Any:
+    if observed.record is None or outlook.phase == "Suspended":
+        return session.status.get("progress")
     if not outlook.progressed:
         return None
-    new = record_view.progress(observed.record, session.spec.get("training", {}).get("epochs", DEFAULT_EPOCHS))
-    moved = abs(new.get("percent", 0) - (before or {}).get("percent", -PERCENT_STEP)) >= PERCENT_STEP
-    fresh = outlook.end is not None or session.status.get("phase") != outlook.phase
-    return new if fresh or (observed.progress_due and moved) else before
+    return _new_progress(session, observed) if news else session.status.get("progress")
+
+
+def _new_progress(session: Session, observed: Observed) -> Json:
+    epochs = session.spec.get("training", {}).get("epochs", DEFAULT_EPOCHS)
+    return record_view.progress(observed.record or {}, epochs)
+
+
+def _job_name(outlook: Outlook, job: Mapping[str, Any] | None, before: Mapping[str, Any]) -> Any:
+    if outlook.forgets_job:
+        return None
+    # One that is being deleted is named only if it was: a Job that was given up must not count as lost.
+    there = job is not None and (not job["metadata"].get("deletionTimestamp") or has_ended(job))
+    return job["metadata"]["name"] if job is not None and there else before.get("jobName")
+
+
+def _trainer(record: Mapping[str, Any], job: Mapping[str, Any] | None, before: Mapping[str, Any]) -> Any:
+    """Give what ran: versions as the trainer tells them, the image as it stands in the Job, never in the record."""
+    known = before.get("trainer") or {}
+    versions = record_view.versions(record) or known.get("versions")
+    image = jobs.image_of(job) if job is not None else known.get("image")
+    return {"image": image, "versions": versions} if image and versions else known
+
+
+def _settled(before: Mapping[str, Any], now: State) -> State:
+    """Keep the puller's first words: it goes to and fro between trying and waiting."""
+    old = condition_of(before, PODS_READY)
+    if now.reason in PULLING and old.get("reason") in PULLING and old.get("status") == now.status:
+        return State(now.status, str(old["reason"]), str(old["message"]))
+    return now
 
 
 def _time(now: datetime) -> str:

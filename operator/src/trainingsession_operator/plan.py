@@ -13,20 +13,24 @@ an earlier step must be gone before the next one is made, unless it did its work
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 from .recipe import recipe_digest
-from .resource import Json, Session
+from .resource import Json, Resources, Session
 
 NAME_LENGTH = 52
 """Of a Job's name without the step: with it and the suffix of a pod, at most the 63 characters of a label."""
 SHARD_MISSING = 76
 """Exit code of the task train when a shard is missing or damaged; of the others, when an accelerator is missing."""
 TASKS = ("all", "extract", "train")
+RUN_ANNOTATION = "trainingsession.dev/run"
+"""Of a Job: digest of what the session says of how it is run, which can change while it is suspended."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,20 @@ def step_of(session: Session, job: Mapping[str, Any]) -> Step:
             task = "all"
     suffix = next(suffix for suffix in ORDER if name == job_name(session.name, session.uid) + suffix)
     return Step(suffix, task)
+
+
+def run_digest(session: Session) -> str:
+    """Digest of the parts of the spec that shape a Job and are not the experiment."""
+    # Without what is as by default, so that a field that a later version adds does not end the Jobs that run then.
+    resources = {key: value for key, value in asdict(session.resources).items() if value != getattr(Resources, key)}
+    run = [resources, session.spec.get("scheduling") or {}, session.run_policy.backoff_limit]
+    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def is_outdated(session: Session, job: Mapping[str, Any]) -> bool:
+    """Whether the Job was made before the session was changed: while it was suspended, and nobody was there to see."""
+    made = (job["metadata"].get("annotations") or {}).get(RUN_ANNOTATION)
+    return made is not None and made != run_digest(session)
 
 
 def step_name(session: Session, step: Step) -> str:

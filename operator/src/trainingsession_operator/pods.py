@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from . import record_view
 from .jobs import CONTAINER
 from .resource import Json
+from .status import Reason
 
 OUT_OF_MEMORY = "OOMKilled"
+STARTING = ("PodPending", "ContainerCreating")
+LOST_SECONDS = 60.0
+"""After the time by which a pod must have ended, its grace included; Kubernetes itself waits five minutes before."""
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 
 
@@ -87,6 +92,25 @@ def why_waiting(pod: Mapping[str, Any]) -> Waiting:
         if condition["type"] == "PodScheduled" and condition["status"] != "True" and condition.get("message"):
             return Waiting(_reason(condition.get("reason"), "Unschedulable"), condition["message"])
     return Waiting(_reason(waiting.get("reason"), "PodPending"), "The pod is being started.")
+
+
+def why_terminating(pod: Mapping[str, Any], now: datetime) -> Waiting:
+    """Why a pod that is being deleted is still there; long after its time only its node can say."""
+    name, node = pod["metadata"]["name"], pod.get("spec", {}).get("nodeName", "")
+    due = pod["metadata"]["deletionTimestamp"]
+    if node and (now - datetime.fromisoformat(due)).total_seconds() > LOST_SECONDS:
+        text = (
+            f"Pod {name} should have ended at {due}, and node {node} does not say that it has. If the node is gone for "
+            f"good, remove it, and the next attempt follows: kubectl delete node {node}."
+        )
+        return Waiting(Reason.NODE_LOST, text)
+    return Waiting(Reason.POD_TERMINATING, f"Pod {name} is being deleted; the next attempt follows when it has ended.")
+
+
+def age(made: Mapping[str, Any], now: datetime, unknown: float = float("inf")) -> float:
+    """Seconds since the object was created; `unknown` where it does not say when."""
+    created = made["metadata"].get("creationTimestamp")
+    return (now - datetime.fromisoformat(created)).total_seconds() if created else unknown
 
 
 def last_end(pods: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> Ended | None:

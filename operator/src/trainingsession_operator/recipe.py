@@ -37,7 +37,7 @@ def recipe_digest(spec: Mapping[str, Any]) -> str | None:
             "precision": base.get("precision") or "float32",
         },
     }
-    text = json.dumps(_plain(recipe), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    text = json.dumps(plain(recipe), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
@@ -45,12 +45,12 @@ def _content(source: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"sha256": source["sha256"]} if source.get("sha256") else None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Write whole numbers as integers: a 1.0 arrives as 1 from some clients."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value

@@ -7,24 +7,37 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from http import HTTPStatus
 
 from . import jobs, plan
+from .budget import Budget
 from .cluster import Cluster
 from .decide import decide, refuse
-from .errors import ApiError, SessionError, StorageUnavailableError
-from .observed import Action, CreateJob, Decision, DeleteJob, EndHelpers, Observed, SetDeadline
-from .pods import first_workers, is_alive
+from .errors import ApiError, ConflictError, SessionError
+from .observe import REFUSALS, Observer
+from .observed import LOOK_SOON, Action, CreateJob, Decision, DeleteJob, EndHelpers, EndJob, SetDeadline
 from .queue import Key
 from .records import Records
-from .resource import Json, Session, parse_session
+from .resource import Json, Session, is_ours, parse_session, seconds_after_end
 from .settings import Settings
-from .status import COMPLETE, FAILED, Reason, State, is_finished, merge_patch
+from .status import (
+    ACCEPTED,
+    COMPLETE,
+    FAILED,
+    PODS_READY,
+    SUSPENDED,
+    Reason,
+    State,
+    condition_of,
+    is_finished,
+    merge_patch,
+)
 
 log = logging.getLogger(__name__)
 
-PROGRESS_SECONDS = 10.0
-REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY)
+PROGRESS_SECONDS = 15.0
+PROGRESS_PER_SECOND, PROGRESS_BURST = 20.0, 20
+"""Writes of nothing but progress, over all sessions."""
+PROGRESS = {"progress", "gpuSeconds"}
 
 
 @dataclass
@@ -38,20 +51,24 @@ class Reconciler:
     """Told of every status written: the key and the new resourceVersion."""
     gone: Callable[[Key], None] = lambda key: None
     """Told of every key whose session is not there any more."""
+    budget: Budget = field(default_factory=lambda: Budget(PROGRESS_PER_SECOND, PROGRESS_BURST))
     _progress: dict[Key, float] = field(default_factory=dict)
+    _ended: dict[Key, str] = field(default_factory=dict)
+    """The resourceVersion with which this operator ended a session, until its event has come."""
 
     def look(self, key: Key) -> float | None:
         """Look at a session; returns the seconds until the next look, None where something must happen first."""
         resource = self.cluster.session(*key)
         if resource is None or resource["metadata"].get("deletionTimestamp"):
             # Its Job goes by owner reference.
-            self._progress.pop(key, None)
+            self.forget(key)
             self.gone(key)
             return None
-        status = resource.get("status") or {}
-        if is_finished(status):
+        if not is_ours(resource):
             return None
         now = datetime.now(UTC)
+        if is_finished(resource.get("status") or {}) and not self._is_pretended(key, resource):
+            return self._after_end(resource, now)
         try:
             session = parse_session(resource)
             jobs.session_json(session)
@@ -59,66 +76,67 @@ class Reconciler:
             session = _bare(resource)
             decision = refuse(session, error.reason, str(error), now)
         else:
-            observed = self._observe(session)
+            last = self._progress.get(key, float("-inf"))
+            observer = Observer(self.settings, self.cluster, self.records)
+            observed = observer.observe(session, progress_due=time.monotonic() >= last + PROGRESS_SECONDS)
             decision = decide(session, observed, now)
+            is_new = decision.chooses is not None and not session.status
             if decision.chooses is not None:
                 # In the status before anything is done about it: who comes after a crash must not choose again.
                 session = self._write(key, session, decision)
                 observed = observed.at(decision.chooses)
                 decision = decide(session, observed, now)
-            refused = self._act(session, observed.step, decision.actions)
+            refused = self._act(session, observed.step, decision.actions, is_new)
             if refused is not None:
                 decision = decide(session, replace(observed, waits=refused), now)
             elif observed.step is not None and any(isinstance(action, CreateJob) for action in decision.actions):
+                if is_new:
+                    # The first write has said so; the next one tells how the Job's pod fares.
+                    return LOOK_SOON
                 decision = _with_job_name(decision, plan.step_name(session, observed.step))
+        due = self._may_write(key, session, decision)
+        if due:
+            return due if decision.look_again is None else min(due, decision.look_again)
         self._write(key, session, decision)
         return decision.look_again
 
-    def _find_jobs(self, session: Session) -> tuple[plan.Step | None, Json | None, list[Json]]:
-        """Give the step that the session is at, its Job, and the Jobs of earlier steps where its own is not there."""
-        chosen, names = plan.chosen(session), plan.names(session)
-        wanted = plan.step_name(session, chosen or plan.WHOLE)
-        job = self.cluster.job(session.namespace, wanted)
-        if job is not None and not _owned(job, session):
-            return chosen, job, []
-        if job is not None and chosen is not None:
-            return plan.step_of(session, job), job, []
-        # Before a Job is made, all are looked for: a status that was edited by hand makes no second one.
-        others = [self.cluster.job(session.namespace, name) for name in names if name != wanted]
-        found = [one for one in (job, *others) if one is not None and _owned(one, session)]
-        if found and (chosen is None or names.index(found[-1]["metadata"]["name"]) > names.index(wanted)):
-            return plan.step_of(session, found[-1]), found[-1], []
-        return chosen, None, found
+    def _may_write(self, key: Key, session: Session, decision: Decision) -> float:
+        """Give 0, or the seconds that news of nothing but progress must wait for its turn."""
+        changes = merge_patch(session.status, decision.status)
+        return self.budget.wait(key) if changes and changes.keys() <= PROGRESS else 0.0
 
-    def _observe(self, session: Session) -> Observed:
-        step, job, earlier = self._find_jobs(session)
-        waits, record, stored = None, None, False
-        if job is not None and not _owned(job, session):
-            name = job["metadata"]["name"]
-            text = f"Job {name} is there but belongs to another session; it must be gone before this one can run."
-            return Observed(waits=State("False", Reason.NAME_TAKEN, text), step=step)
+    def forget(self, key: Key) -> None:
+        """Nothing more is remembered of a session that is gone or at its end."""
+        self._progress.pop(key, None)
+        self._ended.pop(key, None)
+        self.budget.forget(key)
+
+    def _is_pretended(self, key: Key, resource: Json) -> bool:
+        """Whether somebody else wrote that the session is at its end: an end of ours is in the record before."""
+        if self._ended.pop(key, None) == resource["metadata"]["resourceVersion"]:
+            return False
         try:
-            record = self.records.prepare(session)
-            recipe = plan.recipe_to_find(session) if step is None else None
-            stored = recipe is not None and self.records.holds_features(session, recipe)
-        except StorageUnavailableError as error:
-            record, text = None, f"{str(error).rstrip('.')}. The session waits for it."
-            waits = State("False", Reason.STORAGE_UNAVAILABLE, text)
-        except ApiError as error:
-            if error.status not in REFUSALS:
-                raise
-            waits = State("False", Reason.STORAGE_UNAVAILABLE, f"The operator {error}")
-        pods: list[Json] = []
-        denials: list[tuple[str, str]] = []
-        if job is not None:
-            pods = [pod for pod in self.cluster.pods(session.namespace, session.uid) if _belongs(pod, job)]
-            if not any(map(is_alive, first_workers(pods))):
-                denials = self.cluster.denials(session.namespace, job["metadata"]["uid"])
-        due = time.monotonic() - self._progress.get((session.namespace, session.name), float("-inf"))
-        due = due >= PROGRESS_SECONDS
-        return Observed(job, tuple(pods), tuple(denials), record, waits, due, step, tuple(earlier), stored)
+            session = parse_session(resource)
+            jobs.session_json(session)
+        except SessionError:
+            # Refused, and so without a record.
+            return False
+        return not self.records.has_ended(session)
 
-    def _act(self, session: Session, step: plan.Step | None, actions: tuple[Action, ...]) -> State | None:
+    def _after_end(self, resource: Json, now: datetime) -> float | None:
+        """Delete a session that was to be kept only for a time; gives the seconds until then."""
+        kept, ended = seconds_after_end(resource), resource["status"].get("completionTime")
+        if kept is None or not ended:
+            return None
+        left = kept - (now - datetime.fromisoformat(ended)).total_seconds()
+        if left > 0:
+            return left + 1.0
+        metadata = resource["metadata"]
+        self.cluster.delete_session(metadata)
+        log.info("session %s/%s: deleted %d s after its end", metadata["namespace"], metadata["name"], kept)
+        return None
+
+    def _act(self, session: Session, step: plan.Step | None, actions: tuple[Action, ...], is_new: bool) -> State | None:
         """Do what was decided; returns why the API server refused, or None."""
         if step is None:
             return None
@@ -126,6 +144,9 @@ class Reconciler:
         for action in actions:
             match action:
                 case CreateJob(lost=lost):
+                    if not is_new and not self._is_there(session):
+                        # Its Job went by owner reference after the session was read.
+                        raise ConflictError(f"session {session.title} was deleted meanwhile")
                     try:
                         # Where somebody was faster, the ConflictError has the session looked at again at once.
                         self.cluster.create_job(jobs.build_job(session, self.settings, step))
@@ -141,24 +162,36 @@ class Reconciler:
                     self._event(session, name, "Normal", "JobCreated", f"Job {name} ({why['device']}): {why['reason']}")
                 case DeleteJob(name=old, uid=uid):
                     self.cluster.delete_job(session.namespace, old, uid)
-                    log.info("session %s: Job %s deleted, Job %s follows", session.title, old, name)
+                    log.info("session %s: Job %s deleted", session.title, old)
+                case EndJob(reason=reason):
+                    self.cluster.end_job(session.namespace, name, reason)
+                    log.info("session %s: Job %s ends: %s", session.title, name, reason)
                 case EndHelpers():
-                    self.cluster.end_job(session.namespace, name)
+                    self.cluster.end_helpers(session.namespace, name)
                     log.info("session %s: Job %s ends, because its first worker has failed", session.title, name)
                 case SetDeadline(seconds=seconds):
                     self.cluster.set_job_deadline(session.namespace, name, seconds)
                     log.info("session %s: Job %s must end %d s after its start", session.title, name, seconds)
         return None
 
+    def _is_there(self, session: Session) -> bool:
+        found = (self.cluster.session(session.namespace, session.name) or {}).get("metadata", {})
+        return found.get("uid") == session.uid and not found.get("deletionTimestamp")
+
     def _write(self, key: Key, session: Session, decision: Decision) -> Session:
         """Write the status where it differs; returns the session as it is then."""
         changes = merge_patch(session.status, decision.status)
         if not changes:
             return session
+        refused = condition_of(decision.status, ACCEPTED)["status"] == "False"
+        if is_finished(decision.status) and not refused:
+            # Before the status: who finds an end without it knows that it was not the operator who wrote it.
+            self.records.note_end(session, decision.status["phase"])
         version = self.cluster.patch_status(session, changes)
         self.written(key, version)
         if is_finished(decision.status):
-            self._progress.pop(key, None)
+            self.forget(key)
+            self._ended[key] = version
         elif "progress" in changes:
             self._progress[key] = time.monotonic()
         before, phase = session.status.get("phase"), decision.status["phase"]
@@ -167,6 +200,11 @@ class Reconciler:
         if is_finished(decision.status) and not is_finished(session.status):
             kind = "Normal" if phase == "Succeeded" else "Warning"
             self._event(session, plan.job_name(session.name, session.uid), kind, phase, _summary(decision.status))
+        elif phase == "Suspended" and before != phase:
+            self._event(session, plan.job_name(session.name, session.uid), "Normal", phase, _summary(decision.status))
+        new = decision.status.get("lastDisruption") or {}
+        if "lastDisruption" in changes and new:
+            self._event(session, new["pod"], "Warning", "Disrupted", f"Pod {new['pod']}: {new.get('message', '')}")
         return replace(session, status=decision.status, resource_version=version)
 
     def _event(self, session: Session, about: str, kind: str, reason: str, message: str) -> None:
@@ -175,14 +213,6 @@ class Reconciler:
         except ApiError as error:
             # An Event is a courtesy; the status says the same.
             log.warning("session %s: %s", session.title, error)
-
-
-def _owned(job: Json, session: Session) -> bool:
-    return any(owner.get("uid") == session.uid for owner in job["metadata"].get("ownerReferences") or [])
-
-
-def _belongs(pod: Json, job: Json) -> bool:
-    return any(owner.get("uid") == job["metadata"]["uid"] for owner in pod["metadata"].get("ownerReferences") or [])
 
 
 def _with_job_name(decision: Decision, name: str) -> Decision:
@@ -200,4 +230,4 @@ def _summary(status: Json) -> str:
     if status["phase"] in ("Succeeded", "Failed"):
         end = told[COMPLETE if status["phase"] == "Succeeded" else FAILED]
         return f"{status['phase']}: {end['message']}"
-    return f"{status['phase']}: {told['PodsReady']['message']}"
+    return f"{status['phase']}: {told[SUSPENDED if status['phase'] == 'Suspended' else PODS_READY]['message']}"

@@ -71,12 +71,7 @@ def _accuracy(given: Any) -> str | None:
 
 def metrics(record: Mapping[str, Any]) -> list[Json]:
     """Give the published metrics by name, at most 64."""
-    found: dict[str, Json] = {}
-    for item in _items(_mapping(record.get("result")).get("metrics")):
-        name, value = text(item.get("name"), 64), decimals(item.get("value"))
-        if name and value:
-            found.setdefault(name, {"name": name, "value": value})
-    return list(found.values())[:64]
+    return _figures(_mapping(record.get("result")).get("metrics"))[:64]
 
 
 def artifacts(record: Mapping[str, Any]) -> list[Json]:
@@ -101,6 +96,8 @@ def progress(record: Mapping[str, Any], epochs_asked: int) -> Json:
         "percent": whole(given.get("percent"), 100),
         "remainingSeconds": whole(given.get("remainingSeconds")),
         "loss": decimals(given.get("loss")),
+        "imagesPerSecond": decimals(given.get("imagesPerSecond")),
+        "metrics": _figures(given.get("metrics"))[:16] or None,
     }
     return {key: value for key, value in values.items() if value is not None}
 
@@ -119,16 +116,21 @@ def features(record: Mapping[str, Any]) -> Json:
     )
 
 
-def trainer(record: Mapping[str, Any]) -> Json:
-    """Give what ran."""
-    given = _mapping(record.get("trainer"))
-    image = text(given.get("image"), 512)
-    versions = {
+def versions(record: Mapping[str, Any]) -> Json:
+    """Give the versions of what ran."""
+    given = _mapping(_mapping(record.get("trainer")).get("versions"))
+    return {
         name: version
-        for key, value in list(_mapping(given.get("versions")).items())[:16]
+        for key, value in list(given.items())[:16]
         if (name := text(key, 64)) and (version := text(value, 64))
     }
-    return ({"image": image} if image else {}) | ({"versions": versions} if versions else {})
+
+
+def reused_from(record: Mapping[str, Any]) -> Json:
+    """Give the earlier session whose result the operator copied into the record; empty where it was trained."""
+    given = _mapping(record.get("reusedFrom"))
+    name, uid = text(given.get("name"), 253), text(given.get("uid"), 64)
+    return {"name": name, "uid": uid} if name and uid else {}
 
 
 def phase(record: Mapping[str, Any]) -> str | None:
@@ -149,6 +151,15 @@ def failure(record: Mapping[str, Any], attempt: str) -> Failure | None:
     if code is None or not message or given.get("attempt") != attempt:
         return None
     return Failure(code, message, reason if isinstance(reason, str) and reason in FAILURES else None)
+
+
+def _figures(value: Any) -> list[Json]:
+    found: dict[str, Json] = {}
+    for item in _items(value):
+        name, figure = text(item.get("name"), 64), decimals(item.get("value"))
+        if name and figure:
+            found.setdefault(name, {"name": name, "value": figure})
+    return list(found.values())
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

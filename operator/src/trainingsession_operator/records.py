@@ -14,17 +14,19 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, TypeVar
 from urllib.parse import quote_plus, unquote_plus, urlsplit
 
+from bson import ObjectId
 from bson.errors import BSONError
 from pymongo import MongoClient, ReturnDocument
 from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.uri_parser import parse_uri
 
-from . import plan
+from . import plan, record_view
 from .cluster import Cluster
 from .errors import ConflictError, StartError, StorageUnavailableError, driver_words
 from .jobs import TENANT_SECRET
@@ -33,8 +35,11 @@ from .resource import Session
 log = logging.getLogger(__name__)
 
 COLLECTION = "sessions"
-RECORD_VERSION = 1
+RECORD_VERSION = 2
+"""From 2 on, the operator notes a session's end in its record before it writes it into the status."""
 FEATURE_SETS, FEATURE_SHARDS = "feature_sets", "feature_shards"
+MOST_ANSWERS = 16
+"""Earlier sessions of the same experiment that are looked at, until one has all of its artifacts."""
 MOST_SETS = 64
 """Feature sets of one recipe that are looked at: two, and more where an older trainer stored them in another way."""
 ENSURE_SECONDS = 600.0
@@ -99,14 +104,18 @@ class Records:
             return "MongoDB is no replica set; start mongod with --replSet and initiate it."
         return ""
 
-    def prepare(self, session: Session) -> Document:
+    def prepare(self, session: Session, identity: str | None = None) -> Document:
         """Make sure of the namespace's database, user and Secret and of the session's record; return the record.
 
-        Raises StorageUnavailableError, and ApiError for the Secret.
+        `identity` tells which other sessions are the same experiment. Raises StorageUnavailableError, and ApiError for
+        the Secret.
         """
         sessions = self._namespace_database(session.namespace)[COLLECTION]
         found = _storage("read the record", lambda: sessions.find_one({"_id": session.uid}))
         if found is not None and found.get("recordVersion") is not None:
+            if found.get("deletionPolicy") != session.deletion_policy:
+                policy = {"$set": {"deletionPolicy": session.deletion_policy}}
+                _storage("store the deletion policy", lambda: sessions.update_one({"_id": session.uid}, policy))
             return found
         # A new session: nothing is believed from before, as its namespace may be another one under the same name.
         sessions = self._namespace_database(session.namespace, anew=True)[COLLECTION]
@@ -114,13 +123,65 @@ class Records:
             "recordVersion": RECORD_VERSION,
             "namespace": session.namespace,
             "name": session.name,
-            "deletionPolicy": "Retain",
+            "deletionPolicy": session.deletion_policy,
+            **({"identity": identity} if identity else {}),
         }
         stage = {"$set": {key: {"$literal": value} for key, value in fields.items()} | {"createdAt": "$$NOW"}}
         made = lambda: sessions.find_one_and_update(  # noqa: E731
             {"_id": session.uid}, [stage], upsert=True, return_document=ReturnDocument.AFTER
         )
         return _storage("create the record", made) or {}
+
+    def reuse_result(self, session: Session, identity: str) -> Document | None:
+        """Answer the session from the first one of the same identity whose artifacts are all there.
+
+        Copies its result into the session's record and returns that; None where there is no such session.
+        """
+        database = self._namespace_database(session.namespace)
+        sessions, files = database[COLLECTION], database["artifacts.files"]
+
+        def is_whole(found: Document) -> bool:
+            ids = [ObjectId(item["id"]) for item in record_view.artifacts(found)]
+            return record_view.accuracy(found) is not None and files.count_documents({"_id": {"$in": ids}}) == len(ids)
+
+        stays = {"removing": {"$exists": False}}
+
+        def answer() -> Document | None:
+            sessions.create_index("identity", sparse=True)
+            same = {"identity": identity, "result": {"$exists": True}, "_id": {"$ne": session.uid}, **stays}
+            for found in sessions.find(same).sort("result.publishedAt", 1).limit(MOST_ANSWERS):
+                if not is_whole(found):
+                    continue
+                source = found.get("reusedFrom") or {"name": found.get("name"), "uid": found["_id"]}
+                fields = {key: found[key] for key in ("result", "samples", "trainer") if key in found}
+                taken = {"$set": {key: {"$literal": value} for key, value in (fields | {"reusedFrom": source}).items()}}
+                mine = {"_id": session.uid, "result": {"$exists": False}}
+                sessions.update_one(mine, [taken])
+                # Whoever removes a deleted session says so before looking for others that name its artifacts, and here
+                # they are named before looking for that: one of both sees the other.
+                if is_whole(found) and sessions.find_one({"_id": found["_id"], **stays}, {"_id": 1}) is not None:
+                    return sessions.find_one({"_id": session.uid})
+                sessions.update_one({"_id": session.uid}, {"$unset": {"result": "", "reusedFrom": ""}})
+            return None
+
+        return _storage("look for the same experiment", answer)
+
+    def note_end(self, session: Session, phase: str) -> None:
+        """Store that the session is at its end; once, and before its status says so."""
+        sessions = self._namespace_database(session.namespace)[COLLECTION]
+        stage = {"$set": {"ended": {"phase": phase, "at": "$$NOW"}}}
+        mine = {"_id": session.uid, "ended": {"$exists": False}}
+        _storage("note the end", lambda: sessions.update_one(mine, [stage]))
+
+    def has_ended(self, session: Session) -> bool:
+        """Whether the session's end was noted, or its record cannot tell: it is gone, or of an older operator."""
+        sessions = self._namespace_database(session.namespace)[COLLECTION]
+        found = _storage(
+            "read the record", lambda: sessions.find_one({"_id": session.uid}, {"ended": 1, "recordVersion": 1})
+        )
+        return (
+            found is None or "ended" in found or (record_view.whole(found.get("recordVersion")) or 0) < RECORD_VERSION
+        )
 
     def count_lost_job(self, session: Session) -> None:
         """Note that the session's Job vanished and was made again."""
@@ -149,10 +210,30 @@ class Records:
         """The database itself, for reading artifacts."""
         return self._client[database_name(namespace, namespace_uid)]
 
+    def now(self) -> datetime:
+        """What MongoDB's clock says, in UTC and without a time zone, as the driver gives all times."""
+        now: datetime = _storage("tell its time", lambda: self._client.admin.command("hello"))["localTime"]
+        return now
+
     def databases(self) -> list[Database[Document]]:
         """All databases that bear the name of a namespace's, also of namespaces that are gone."""
         names = _storage("list the databases", self._client.list_database_names)
         return [self._client[name] for name in names if re.fullmatch(DATABASE_NAME, name)]
+
+    def drop_database(self, database: str) -> None:
+        """Drop a namespace's database, after its user: who is interrupted between finds the database again."""
+        own = self._client[database]
+        if self._server.managed_users:
+            try:
+                own.command("dropUser", database)
+            except OperationFailure as error:
+                if (error.details or {}).get("codeName") != "UserNotFound":
+                    raise StorageUnavailableError(
+                        f"The user of database {database} cannot be dropped: {driver_words(error)}"
+                    ) from error
+            except PyMongoError as error:
+                raise StorageUnavailableError(f"MongoDB cannot be used: {driver_words(error)}") from error
+        _storage("drop a database", lambda: self._client.drop_database(database))
 
     def _namespace_database(self, namespace: str, *, anew: bool = False) -> Database[Document]:
         asked = time.monotonic()
@@ -172,6 +253,8 @@ class Records:
                     raise StorageUnavailableError(f"Namespace {namespace} is gone.")
                 database = database_name(namespace, uid)
                 believed = database == known.database and began < known.set_at + ENSURE_SECONDS
+                # Where the Secret was written and its answer lost, the user has still to follow: nothing is believed.
+                self._ensured.pop(namespace, None)
                 self._ensure(namespace, database, user_is_there=believed)
                 known = _Ensured(database, known.set_at if believed else began, began)
                 self._ensured[namespace] = known
@@ -229,8 +312,9 @@ class Records:
 
         A stream that ended is begun anew at now; `lost` is called then, because changes may have been missed.
         """
+        # Only the operator inserts records, and it knows.
         pipeline: list[Mapping[str, Any]] = [
-            {"$match": {"ns.coll": COLLECTION, "operationType": {"$in": ["insert", "update", "replace"]}}},
+            {"$match": {"ns.coll": COLLECTION, "operationType": {"$in": ["update", "replace"]}}},
             {"$project": {"documentKey": 1}},
         ]
         pause = 1.0

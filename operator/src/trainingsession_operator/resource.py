@@ -18,6 +18,8 @@ VERSION = "v1alpha1"
 PLURAL = "trainingsessions"
 KIND = "TrainingSession"
 API_VERSION = f"{GROUP}/{VERSION}"
+CONTROLLER = f"{GROUP}/operator"
+"""This operator in `spec.managedBy`."""
 
 Json = dict[str, Any]
 
@@ -37,11 +39,13 @@ class Resources:
 
 @dataclass(frozen=True)
 class Scheduling:
-    """Where the trainer pod may run; tolerations as in a pod."""
+    """Where the trainer pod may run, tolerations as in a pod; and the Kueue queue in which it waits."""
 
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Mapping[str, Any], ...] = ()
     priority_class_name: str | None = None
+    queue_name: str | None = None
+    workload_priority_class_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class RunPolicy:
 
     backoff_limit: int = 2
     active_deadline_seconds: int | None = None
+    pending_deadline_seconds: int | None = None
+    max_disruptions: int = 100
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,10 @@ class Session:
     resources: Resources
     scheduling: Scheduling
     run_policy: RunPolicy
+    suspend: bool
+    deletion_policy: str
+    reuse_result: str
+    created_at: str
     dataset_claim: str | None
     weights_claim: str | None
     subset: Decimal
@@ -87,7 +97,6 @@ def parse_session(resource: Mapping[str, Any]) -> Session:
             raise TypeError("spec is missing")  # noqa: TRY301 - one place words the sentence
         resources, scheduling = spec.get("resources", {}), spec.get("scheduling", {})
         policy = spec.get("runPolicy", {})
-        deadline = policy.get("activeDeadlineSeconds")
         subset = spec["dataset"].get("subset", 1)
         return Session(
             namespace=metadata["namespace"],
@@ -110,11 +119,19 @@ def parse_session(resource: Mapping[str, Any]) -> Session:
                 node_selector=dict(scheduling.get("nodeSelector", {})),
                 tolerations=tuple(dict(item) for item in scheduling.get("tolerations", [])),
                 priority_class_name=scheduling.get("priorityClassName"),
+                queue_name=scheduling.get("queueName"),
+                workload_priority_class_name=scheduling.get("workloadPriorityClassName"),
             ),
             run_policy=RunPolicy(
                 backoff_limit=int(policy.get("backoffLimit", RunPolicy.backoff_limit)),
-                active_deadline_seconds=None if deadline is None else int(deadline),
+                active_deadline_seconds=_seconds(policy.get("activeDeadlineSeconds")),
+                pending_deadline_seconds=_seconds(policy.get("pendingDeadlineSeconds")),
+                max_disruptions=int(policy.get("maxDisruptions", RunPolicy.max_disruptions)),
             ),
+            suspend=spec.get("suspend", False) is True,
+            deletion_policy=str(spec.get("artifacts", {}).get("deletionPolicy", "Retain")),
+            reuse_result=str(spec.get("reuseResult", "Never")),
+            created_at=str(metadata.get("creationTimestamp", "")),
             dataset_claim=spec["dataset"].get("claimName"),
             weights_claim=spec["baseModel"].get("weightsFrom", {}).get("claimName"),
             subset=Decimal(str(subset)),
@@ -126,3 +143,29 @@ def parse_session(resource: Mapping[str, Any]) -> Session:
             f"The spec cannot be read ({type(error).__name__}: {error}); "
             "check that the definition in the cluster is that of this operator's version.",
         ) from error
+
+
+def is_ours(resource: Mapping[str, Any]) -> bool:
+    """Whether this operator looks after the session, or its `spec.managedBy` names another controller."""
+    spec = resource.get("spec")
+    return not isinstance(spec, Mapping) or spec.get("managedBy") in (None, CONTROLLER)
+
+
+def seconds_after_end(resource: Mapping[str, Any]) -> int | None:
+    """Seconds that a finished session is kept; None for ever."""
+    spec = resource.get("spec")
+    policy = spec.get("runPolicy") if isinstance(spec, Mapping) else None
+    kept = policy.get("ttlSecondsAfterFinished") if isinstance(policy, Mapping) else None
+    return kept if isinstance(kept, int) and kept >= 0 else None
+
+
+def deletion_policy(resource: Mapping[str, Any]) -> str:
+    """Delete where the session says so, else Retain: without a word that is one, its artifacts stay."""
+    spec = resource.get("spec")
+    artifacts = spec.get("artifacts") if isinstance(spec, Mapping) else None
+    says = artifacts.get("deletionPolicy") if isinstance(artifacts, Mapping) else None
+    return "Delete" if says == "Delete" else "Retain"
+
+
+def _seconds(value: Any) -> int | None:
+    return None if value is None else int(value)

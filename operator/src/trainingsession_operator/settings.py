@@ -24,6 +24,16 @@ class Settings:
     workers: int
     """Sessions worked on at the same time, 1 to 64."""
     log_level: str
+    log_format: str
+    """text for people, json for machines."""
+    requests_per_second: int
+    """Requests to the API server that are sent in the long run."""
+    requests_burst: int
+    """Requests that are sent at once after a pause."""
+    health_port: int
+    """Of /healthz."""
+    metrics_port: int
+    """Of /readyz and /metrics."""
     pod_namespace: str
     """Namespace of the operator itself, where the server Secret is."""
     mongodb_uri_file: str
@@ -57,6 +67,11 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         namespaces=_list(environment, "WATCH_NAMESPACES"),
         workers=_number(environment, "WORKERS", 16, 1, 64),
         log_level=_one_of(environment, "LOG_LEVEL", ("info", "debug", "warning", "error")),
+        log_format=_one_of(environment, "LOG_FORMAT", ("text", "json")),
+        requests_per_second=_number(environment, "API_REQUESTS_PER_SECOND", 100, 10, 10_000),
+        requests_burst=_number(environment, "API_REQUESTS_BURST", 1_000, 10, 100_000),
+        health_port=_number(environment, "HEALTH_PORT", 8080, 1, 65_535),
+        metrics_port=_number(environment, "METRICS_PORT", 8081, 1, 65_535),
         pod_namespace=environment.get("POD_NAMESPACE", "trainingsession"),
         mongodb_uri_file=environment.get("MONGODB_URI_FILE", ""),
         mongodb_server_secret=environment.get("MONGODB_SERVER_SECRET", "trainingsession-mongodb-server"),

@@ -8,9 +8,10 @@ from typing import Any
 
 from .resource import Json
 
-ACCEPTED, PODS_READY, RUNNING = "Accepted", "PodsReady", "Running"
-COMPLETE, FAILED, FINISHED = "Complete", "Failed", "Finished"
-CONDITIONS = (ACCEPTED, PODS_READY, RUNNING, COMPLETE, FAILED, FINISHED)
+ACCEPTED, QUOTA_RESERVED, PODS_READY, RUNNING = "Accepted", "QuotaReserved", "PodsReady", "Running"
+SUSPENDED, COMPLETE, FAILED, FINISHED = "Suspended", "Complete", "Failed", "Finished"
+CONDITIONS = (ACCEPTED, QUOTA_RESERVED, PODS_READY, RUNNING, SUSPENDED, COMPLETE, FAILED, FINISHED)
+"""In the order in which they are shown; QuotaReserved only of sessions that wait in a queue."""
 MESSAGE_LENGTH = 4096
 
 
@@ -29,13 +30,23 @@ class Reason:
     NAME_TAKEN = "JobNameTaken"
     PODS_DENIED = "PodsDenied"
     POD_TERMINATING = "PodTerminating"
+    NODE_LOST = "NodeLost"
     BACKING_OFF = "BackingOff"
     TRAINER_RUNNING = "TrainerRunning"
     TRAINER_ENDED = "TrainerEnded"
     NOT_RUNNING = "NotRunning"
     NOT_FINISHED = "NotFinished"
 
+    SUSPENDED = "SuspendedByUser"
+    SUSPENDING = "Suspending"
+    NOT_SUSPENDED = "NotSuspended"
+    QUOTA_RESERVED = "Admitted"
+    QUOTA_PENDING = "WaitingForQuota"
+    KUEUE_MISSING = "KueueMissing"
+    KUEUE_HOLDS_SESSION = "SessionQueuedInsteadOfJob"
+
     SUCCEEDED = "ResultPublished"
+    REUSED = "ResultReused"
     BAD_SPEC = "SpecRefusedByTrainer"
     BAD_DATA = "BadData"
     ACCELERATOR_MISSING = "AcceleratorMissing"
@@ -43,10 +54,13 @@ class Reason:
     OUT_OF_GPU_MEMORY = "OutOfGpuMemory"
     DIVERGED = "Diverged"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
+    PENDING_DEADLINE_EXCEEDED = "PendingDeadlineExceeded"
+    DISRUPTED_TOO_OFTEN = "DisruptedTooOften"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     JOB_FAILED = "JobFailed"
     JOB_LOST = "JobLost"
     RESULT_MISSING = "ResultMissing"
+    ARTIFACTS_MISSING = "ArtifactsMissing"
 
 
 @dataclass(frozen=True)
@@ -63,11 +77,16 @@ def is_finished(status: Mapping[str, Any]) -> bool:
     return any(c.get("type") == FINISHED and c.get("status") == "True" for c in status.get("conditions") or [])
 
 
+def condition_of(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """Give the condition of that type; empty where there is none."""
+    return next((c for c in status.get("conditions") or [] if c.get("type") == kind), {})
+
+
 def conditions(states: Mapping[str, State], before: Mapping[str, Any], generation: int, now: str) -> list[Json]:
-    """Give all six conditions; lastTransitionTime moves only where the status does."""
+    """Give the conditions of which a state is known; lastTransitionTime moves only where the status does."""
     known = {c.get("type"): c for c in before.get("conditions") or []}
     written = []
-    for kind in CONDITIONS:
+    for kind in (kind for kind in CONDITIONS if kind in states):
         state, old = states[kind], known.get(kind, {})
         moved = old.get("status") != state.status or not old.get("lastTransitionTime")
         written.append(

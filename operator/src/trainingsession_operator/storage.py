@@ -12,8 +12,9 @@ MongoDB's.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -34,8 +35,15 @@ Pace = Callable[[], bool]
 SETS, SHARDS, USES, WEIGHTS = "feature_sets", "feature_shards", "feature_uses", "base_weights"
 BUCKETS = FEATURES, ARTIFACTS, CHECKPOINTS = "features", "artifacts", "checkpoints"
 SESSIONS = "sessions"
+NAMED_BY = {
+    FEATURES: ((SHARDS, "file"), (SETS, "manifest.file"), (WEIGHTS, "file")),
+    ARTIFACTS: ((SESSIONS, "result.artifacts.id"),),
+    CHECKPOINTS: ((SESSIONS, "checkpoint.file"),),
+}
 MOST_SETS = 10_000
 """Sets that are looked at, the least recently used first: what is read stays small whatever a namespace stores."""
+LARGEST_RECORD = 256 * 1024
+"""Bytes of a record whose result is read; a tenant may store anything, and a larger one is no trainer's."""
 IS_KEY = {"$regex": "^[0-9a-f]{64}$"}
 USED_AT = {"$ifNull": ["$lastUsedAt", "$createdAt", DatetimeMS(0)]}
 
@@ -69,7 +77,8 @@ def make_indexes(database: NamespaceDatabase) -> None:
     with translated("make an index"):
         database[SHARDS].create_index([("set", 1), ("_id", 1)])
         database[SHARDS].create_index("file", sparse=True)
-        database[SESSIONS].create_index("result.artifacts.id", sparse=True)
+        for field in ("result.artifacts.id", "checkpoint.file", "missingSince"):
+            database[SESSIONS].create_index(field, sparse=True)
 
 
 def namespace_in_records(database: NamespaceDatabase, cut: str) -> str:
@@ -78,6 +87,13 @@ def namespace_in_records(database: NamespaceDatabase, cut: str) -> str:
     with translated("read a record"):
         found = database[SESSIONS].find_one(whole, {"namespace": 1})
     return str(found["namespace"]) if found else ""
+
+
+def server_time(database: NamespaceDatabase) -> datetime:
+    """What MongoDB's clock says, in UTC and without a time zone, as the driver gives all times."""
+    with translated("tell its time"):
+        now: datetime = database.command("hello")["localTime"]
+    return now
 
 
 def bucket_bytes(database: NamespaceDatabase, bucket: str) -> int:
@@ -204,6 +220,25 @@ def remove_shard(database: NamespaceDatabase, seen: Document) -> tuple[int, int]
     same = {name: {"$eq": seen[name]} if name in seen else {"$exists": False} for name in fields}
     documents = database[SHARDS].delete_one({"_id": seen["_id"]} | same).deleted_count
     return documents, delete_file(database, FEATURES, seen.get("file"))
+
+
+def object_ids(values: Iterable[Any]) -> set[ObjectId]:
+    """Those of the values that are IDs of files, given as ObjectIds or as text."""
+    return {ObjectId(value) for value in values if isinstance(value, (ObjectId, str)) and ObjectId.is_valid(value)}
+
+
+def named_files(
+    database: NamespaceDatabase, bucket: str, ids: Collection[ObjectId], but: str | None = None
+) -> set[ObjectId]:
+    """Those of the bucket's files that are named, be it as ObjectId or as text; the record `but` does not count.
+
+    Records share artifacts: a session that was answered from an earlier one names the same files.
+    """
+    wanted, named = {"$in": [*ids, *map(str, ids)]}, set[ObjectId]()
+    for collection, field in NAMED_BY[bucket]:
+        others: Document = {} if but is None else {"_id": {"$ne": but}}
+        named |= object_ids(database[collection].distinct(field, {**others, field: wanted}))
+    return named & set(ids)
 
 
 def delete_file(database: NamespaceDatabase, bucket: str, file_id: Any) -> int:

@@ -20,10 +20,9 @@ from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
 from .storage import (
-    ARTIFACTS,
-    CHECKPOINTS,
     FEATURES,
     IS_KEY,
+    NAMED_BY,
     SESSIONS,
     SETS,
     SHARDS,
@@ -34,18 +33,15 @@ from .storage import (
     at_once,
     delete_file,
     look_up,
+    named_files,
     remove_shard,
+    server_time,
     shards_while,
     translated,
 )
 
 log = logging.getLogger(__name__)
 
-NAMED_BY = {
-    FEATURES: ((SHARDS, "file"), (SETS, "manifest.file"), (WEIGHTS, "file")),
-    ARTIFACTS: ((SESSIONS, "result.artifacts.id"),),
-    CHECKPOINTS: ((SESSIONS, "checkpoint.file"),),
-}
 FILES, CHUNKS = 1_000, 20_000
 """Looked at in one query, so that memory is bounded and every answer comes well within the driver's timeout."""
 
@@ -61,25 +57,27 @@ class Removed:
     bytes: int
 
 
-def sweep(database: NamespaceDatabase, grace: timedelta, pace: Pace = at_once) -> list[Removed]:
+def sweep(
+    database: NamespaceDatabase, grace: timedelta, pace: Pace = at_once, kept: frozenset[ObjectId] = frozenset()
+) -> list[Removed]:
     """Remove what is named by nothing and older than `grace`; the answer is empty where there was nothing to remove.
 
+    Artifacts in `kept` are named by somebody who is not in the database, so they stay.
     It may be interrupted anywhere, and run beside trainers and other sweeps. Raises StorageUnavailableError.
     """
-    with translated("tell its time"):
-        cutoff: datetime = database.command("hello")["localTime"] - grace
+    cutoff = server_time(database) - grace
     kinds = {
         "shards of evicted feature sets": _stray_shards(database, cutoff),
         "base weights that no feature set names": _unnamed_weights(database, cutoff),
     }
     for bucket in NAMED_BY:
-        kinds[f"files of {bucket} that nothing names"] = _unnamed_files(database, bucket, cutoff)
+        kinds[f"files of {bucket} that nothing names"] = _unnamed_files(database, bucket, cutoff, kept)
         kinds[f"files of {bucket} of which only chunks are there"] = _lost_chunks(database, bucket, cutoff)
-    swept = [_remove(database, what, sizes, pace) for what, sizes in kinds.items()]
-    return [removed for removed in swept if removed.count]
+    swept = [remove_each(database, what, sizes, pace) for what, sizes in kinds.items()]
+    return [one for one in swept if one.count]
 
 
-def _remove(database: NamespaceDatabase, what: str, sizes: Iterator[int], pace: Pace) -> Removed:
+def remove_each(database: NamespaceDatabase, what: str, sizes: Iterator[int], pace: Pace) -> Removed:
     """Have one kind removed, of which `sizes` gives the bytes of each after it was removed."""
     count = total = 0
     try:
@@ -133,28 +131,18 @@ def _is_named(database: NamespaceDatabase, weights: Document) -> bool:
     return database[SETS].find_one({"baseWeights": weights["_id"]}, {"_id": 1}) is not None
 
 
-def _unnamed_files(database: NamespaceDatabase, bucket: str, cutoff: datetime) -> Iterator[int]:
+def _unnamed_files(
+    database: NamespaceDatabase, bucket: str, cutoff: datetime, kept: frozenset[ObjectId]
+) -> Iterator[int]:
     files, last = database[f"{bucket}.files"], _FIRST
     while True:
         here = {"_id": {"$gt": last, "$lt": _ids_until(cutoff)}, "uploadDate": {"$not": {"$gt": cutoff}}}
         ids = [file["_id"] for file in files.find(here, {"_id": 1}).sort("_id", 1).limit(FILES)]
         if not ids or _is_without_records(database, bucket):
             return
-        for file_id in set(ids) - _named(database, bucket, ids):
+        for file_id in set(ids) - named_files(database, bucket, ids) - kept:
             yield delete_file(database, bucket, file_id)
         last = ids[-1]
-
-
-def _named(database: NamespaceDatabase, bucket: str, ids: list[ObjectId]) -> set[ObjectId]:
-    """Those of the ids that are named, as ObjectId or as text."""
-    texts = {str(file_id): file_id for file_id in ids}
-    wanted = {"$in": [*ids, *texts]}
-    return {
-        texts[str(value)]
-        for collection, field in NAMED_BY[bucket]
-        for value in database[collection].distinct(field, {field: wanted})
-        if str(value) in texts
-    }
 
 
 def _is_without_records(database: NamespaceDatabase, bucket: str) -> bool:

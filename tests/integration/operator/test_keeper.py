@@ -14,60 +14,24 @@ from kubernetes import client
 from pymongo.database import Database
 
 import builders
+from storage_world import World
 from stored import DAY, key_of, set_bytes, store_file, store_set, use_set
 from trainingsession_operator.cluster import Cluster
 from trainingsession_operator.errors import ApiError
 from trainingsession_operator.keeper import StorageKeeper
 from trainingsession_operator.recipe import recipe_digest
 from trainingsession_operator.records import Records, Server
-from trainingsession_operator.resource import GROUP, PLURAL, VERSION, parse_session
 
 Json = dict[str, Any]
 SOON = 30.0
 OLD = timedelta(hours=25)
 
 
-class World:
-    """Namespaces with sessions and features, and the operator that looks after them."""
-
-    def __init__(self, api: client.ApiClient, mongodb: str) -> None:
-        self.custom, self.core = client.CustomObjectsApi(api), client.CoreV1Api(api)
-        self.cluster = Cluster(api)
-        self.records = Records(Server(mongodb, managed_users=False), self.cluster)
-        self.databases: list[Database[Json]] = []
-
-    def keeper(self, cluster: Cluster | None = None, **settings: str) -> StorageKeeper:
-        """A keeper with the smallest quota, 1 MiB; `settings` are environment variables."""
-        given = {"FEATURES_QUOTA_PER_NAMESPACE": "1Mi", **settings}
-        return StorageKeeper(builders.settings(**given), cluster or self.cluster, self.records, after_end_seconds=0.0)
-
-    def create(self, namespace: str, name: str, **spec: Any) -> Json:
-        body = builders.resource(name=name, **spec)
-        body["metadata"] = {"name": name, "namespace": namespace}
-        found: Json = self.custom.create_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, body)
-        return found
-
-    def finish(self, session: Json) -> None:
-        end = {"type": "Finished", "status": "True", "reason": "ResultPublished", "message": "",
-               "lastTransitionTime": "2024-05-06T12:00:00Z"}  # fmt: skip
-        where = (GROUP, VERSION, session["metadata"]["namespace"], PLURAL, session["metadata"]["name"])
-        self.custom.patch_namespaced_custom_object_status(*where, {"status": {"conditions": [end]}})
-
-    def database(self, session: Json) -> Database[Json]:
-        """The namespace's database, made as for the first session in it."""
-        self.records.prepare(parse_session(session))
-        namespace = session["metadata"]["namespace"]
-        self.databases.append(self.records.namespace_database(namespace, str(self.cluster.namespace_uid(namespace))))
-        return self.databases[-1]
-
-
 @pytest.fixture
 def world(api: client.ApiClient, mongod: Any) -> Iterator[World]:
     made = World(api, mongod.uri)
     yield made
-    for database in made.databases:
-        database.client.drop_database(database.name)
-    made.records.close()
+    made.close()
 
 
 @pytest.fixture
@@ -197,16 +161,18 @@ class Rounds(StorageKeeper):
     """Tells of every round instead of doing it."""
 
     told: Callable[[], None]
+    inventories: list[bool]
 
-    def round(self, pace: Callable[[], bool] = lambda: True) -> None:
+    def round(self, pace: Callable[[], bool] = lambda: True, *, inventory: bool = True) -> None:
         assert pace()
+        self.inventories.append(inventory)
         self.told()
 
 
 def test_the_end_of_a_session_brings_a_round_and_a_stop_the_end(world):
     done, stop = threading.Semaphore(0), threading.Event()
     keeper = Rounds(builders.settings(STORAGE_INTERVAL_MINUTES="1440"), world.cluster, world.records, 0.0)
-    keeper.told = done.release
+    keeper.told, keeper.inventories = done.release, []
     thread = threading.Thread(target=keeper.keep, args=(stop,))
     thread.start()
     try:
@@ -219,6 +185,34 @@ def test_the_end_of_a_session_brings_a_round_and_a_stop_the_end(world):
         thread.join(SOON)
     assert not thread.is_alive()
     assert not done.acquire(blocking=False)
+    assert keeper.inventories == [True, False], "the next inventory comes with its time"
+
+
+def test_a_deletion_that_was_seen_is_noted_also_when_the_operator_stops(world, namespace):
+    session = world.create(namespace, "digits")
+    database = world.database(session)
+    stop, keeper = threading.Event(), world.keeper()
+    keeper.deleted(namespace, session["metadata"]["uid"], "Delete")
+    stop.set()
+    keeper.keep(stop)
+    assert "deletedAt" in database["sessions"].find_one({})
+
+
+def test_a_deletion_that_could_not_be_noted_is_noted_in_the_next_round(world, namespace, other_namespace):
+    sessions = [world.create(name, "digits") for name in (namespace, other_namespace)]
+    bad, good = (world.database(session) for session in sessions)
+    (record,) = bad["sessions"].find()
+    bad["sessions"].drop()
+    bad.create_collection("sessions", viewOn="feature_sets")  # a view cannot be written to
+    keeper = world.keeper()
+    for session in sessions:
+        keeper.deleted(session["metadata"]["namespace"], session["metadata"]["uid"], "Delete")
+    keeper.round(inventory=False)
+    assert "deletedAt" in good["sessions"].find_one({})
+    bad["sessions"].drop()
+    bad["sessions"].insert_one(record)
+    keeper.round(inventory=False)
+    assert "deletedAt" in bad["sessions"].find_one({})
 
 
 def test_an_unreachable_mongodb_is_a_line_in_the_log(api, caplog):

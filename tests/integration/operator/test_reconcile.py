@@ -27,7 +27,9 @@ def test_a_new_session_gets_one_job_that_it_owns(world):
     assert (owner.kind, owner.name, owner.uid) == ("TrainingSession", "digits", session["metadata"]["uid"])
     assert (owner.controller, owner.block_owner_deletion) == (True, False)
     status = world.session("digits")["status"]
-    assert (status["phase"], status["jobName"]) == ("Pending", job.metadata.name)
+    assert (status["phase"], status["placement"]["job"]) == ("Pending", job.metadata.name)
+    operator.look((world.namespace, "digits"))
+    assert world.session("digits")["status"]["jobName"] == job.metadata.name
     assert set(world.operator().cluster.secret(world.namespace, "trainingsession-mongodb")) == {"uri", "database"}
 
 
@@ -119,7 +121,14 @@ def test_killed_after_any_write_the_next_operator_comes_to_the_same_end(world):
         if kills > len(killer.writes):
             break
         kills += 1
-    others = {"delete_job", "end_job", "write_secret"}  # not in this life, or in the first one only
+    others = {
+        "delete_job",
+        "end_job",
+        "end_helpers",
+        "delete_session",
+        "reuse_result",
+        "write_secret",
+    }  # not in this life, or in the first one only
     assert set(killer.writes) == {*WRITES, *RECORD_WRITES} - others
     assert kills >= 10, "a whole life has at least ten writes"
     assert {"phase": "Succeeded", "accuracy": "0.9625"}.items() <= ends[0].items()
@@ -127,9 +136,9 @@ def test_killed_after_any_write_the_next_operator_comes_to_the_same_end(world):
 
 
 def comparable(status: Json) -> Json:
-    """A status without what differs from one session to the next: times and the Job's name."""
+    """A status without what differs from one session to the next: times (the pods began in 2024) and the Job's name."""
     same = copy.deepcopy(status)
-    for key in ("jobName", "completionTime"):
+    for key in ("jobName", "completionTime", "gpuSeconds"):
         same.pop(key)
     same["placement"].pop("job")
     for found in same["conditions"]:
@@ -159,6 +168,8 @@ def test_a_foreign_job_of_that_name_is_not_touched(world):
     pod = {"restartPolicy": "Never", "containers": [{"name": "c", "image": "x"}]}
     foreign = {"metadata": {"name": name}, "spec": {"template": {"spec": pod}}}
     world.batch.create_namespaced_job(world.namespace, foreign)
+    with pytest.raises(ConflictError, match="already exists"):
+        operator.look((world.namespace, "digits"))
     operator.look((world.namespace, "digits"))
     found = condition(world.session("digits")["status"], "PodsReady")
     assert (found["reason"], name in found["message"]) == ("JobNameTaken", True)
@@ -231,7 +242,8 @@ def test_a_job_that_the_api_server_refuses_is_told_in_its_words(world):
 def test_a_job_that_is_lost_and_cannot_be_made_again_for_long_is_not_lost_again(world):
     world.create("digits")
     operator, key = world.operator(), (world.namespace, "digits")
-    operator.look(key)
+    for _ in range(2):
+        operator.look(key)
     world.delete_job(world.jobs()[0].metadata.name)
 
     class Away(Cluster):
@@ -269,3 +281,26 @@ def test_a_name_of_any_length_runs(world):
     world.operator().look((world.namespace, name))
     assert world.session(name)["status"]["phase"] == "Pending"
     assert len(world.jobs()) == 1
+
+
+def test_a_job_that_went_with_its_session_is_not_made_again(world):
+    """The session is deleted between the look at it and the look at its Job, which the garbage collector took."""
+    world.create("digits")
+    operator, key = world.operator(), (world.namespace, "digits")
+    operator.look(key)
+
+    class Deleting(Cluster):
+        """Lets the session and its Job go as soon as the session was read."""
+
+        def session(self, namespace: str, name: str) -> Json | None:
+            found = super().session(namespace, name)
+            if found is not None:
+                world.delete(name)
+                world.delete_job(world.jobs()[0].metadata.name)
+            return found
+
+    operator.cluster = Deleting(world.api)
+    with pytest.raises(ConflictError):
+        operator.look(key)
+    assert world.jobs() == []
+    assert operator.look(key) is None

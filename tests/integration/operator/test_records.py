@@ -21,7 +21,7 @@ from pymongo.errors import OperationFailure
 import builders
 from real_mongod import RealMongod, free_port
 from trainingsession_operator.cluster import Cluster
-from trainingsession_operator.errors import ConflictError, StorageUnavailableError
+from trainingsession_operator.errors import ApiError, ConflictError, StorageUnavailableError
 from trainingsession_operator.records import COLLECTION, Records, Server, check_uri, database_name, server_uri
 from trainingsession_operator.resource import Session, parse_session
 
@@ -160,6 +160,27 @@ def test_a_crash_between_secret_and_user_is_made_good(guarded, records, cluster)
         assert tenant[before["database"]][COLLECTION].count_documents({}) == 1
 
 
+def test_a_secret_that_was_written_without_an_answer_gets_its_user_from_the_same_operator(guarded, records, cluster):
+    session = session_in(cluster.namespace())
+    records.prepare(session)
+    del cluster.secrets[session.namespace, SECRET]
+    write = cluster.write_secret
+
+    def write_and_lose_the_answer(*arguments: Any, **options: Any) -> None:
+        write(*arguments, **options)
+        raise ApiError("cannot create Secret: the API server does not answer")
+
+    cluster.write_secret = write_and_lose_the_answer
+    another = session_in(session.namespace)
+    with pytest.raises(ApiError):
+        records.prepare(another)
+    cluster.write_secret = write
+    records.prepare(another)
+    made = cluster.secret(session.namespace, SECRET)
+    with as_tenant(cluster, session.namespace) as tenant:
+        assert tenant[made["database"]][COLLECTION].count_documents({}) == 2
+
+
 def test_the_password_is_kept_by_the_next_operator_and_nothing_is_written(guarded, records, cluster):
     session = session_in(cluster.namespace())
     records.prepare(session)
@@ -239,7 +260,7 @@ def test_the_name_of_a_database_is_one_that_mongodb_takes(namespace):
 def test_preparing_again_keeps_what_a_trainer_wrote(records, cluster):
     session = session_in(cluster.namespace())
     first = records.prepare(session)
-    assert {"recordVersion": 1, "namespace": session.namespace, "name": session.name}.items() <= first.items()
+    assert {"recordVersion": 2, "namespace": session.namespace, "name": session.name}.items() <= first.items()
     assert first["createdAt"] is not None
     with as_tenant(cluster, session.namespace) as tenant:
         own = tenant[cluster.secrets[session.namespace, SECRET]["database"]][COLLECTION]

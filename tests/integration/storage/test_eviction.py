@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from pymongo.collection import Collection
 from pymongo.database import Database
 
+from killable_database import KillableDatabase, Killed, Killer
 from stored import (
     SHARD_BYTES,
     everything,
@@ -37,55 +36,6 @@ from trainingsession_operator.sweep import sweep
 Json = dict[str, Any]
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 NOTHING = timedelta(0)
-WRITES = ("update_one", "delete_one", "delete_many", "find_one_and_delete")
-
-
-class Killed(BaseException):
-    """The evictor's process ended here; nothing in the operator can catch it."""
-
-
-class Killer:
-    """Ends the evictor after the `at`-th write."""
-
-    def __init__(self, at: int) -> None:
-        self.at, self.writes = at, 0
-
-    def after_write(self) -> None:
-        self.writes += 1
-        if self.writes == self.at:
-            raise Killed
-
-
-class KillableCollection(Collection[Json]):
-    """Does everything as Collection and tells the killer after each write."""
-
-    killer: Killer
-
-
-def _killable(name: str) -> Callable[..., Any]:
-    def method(self: KillableCollection, *arguments: Any, **options: Any) -> Any:
-        done = getattr(Collection, name)(self, *arguments, **options)
-        self.killer.after_write()
-        return done
-
-    return method
-
-
-for _name in WRITES:
-    setattr(KillableCollection, _name, _killable(_name))
-
-
-class KillableDatabase(Database[Json]):
-    """The same database, whose user is killed after some write."""
-
-    def __init__(self, database: Database[Json], killer: Killer) -> None:
-        super().__init__(database.client, database.name)
-        self._killer = killer
-
-    def __getitem__(self, name: str) -> Collection[Json]:
-        found = KillableCollection(self, name)
-        found.killer = self._killer
-        return found
 
 
 def seen(database: Database[Json], name: str, *live: str) -> StoredSet:

@@ -66,7 +66,7 @@ def test_a_claim_says_who_and_when(attempt, stored) -> None:
     assert record["phase"] == "Extracting"
     assert record["trainer"] == TRAINER
     assert abs(record["attemptStartedAt"].replace(tzinfo=UTC) - datetime.now(UTC)) < timedelta(minutes=1)
-    assert record["recordVersion"] == 1
+    assert record["recordVersion"] == 2
     assert record["deletionPolicy"] == "Retain"
 
 

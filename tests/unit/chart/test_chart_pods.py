@@ -125,7 +125,7 @@ def test_the_operator_is_told_of_the_chart_s_own_mongodb(render):
 def test_an_external_mongodb_is_a_file_and_nothing_of_the_own_one_is_left(render):
     rendered = render({"mongodb": {"external": {"uriSecret": "atlas", "uriKey": "connection"}, "users": "shared"}})
     assert not rendered.kind("StatefulSet")
-    assert not rendered.kind("Service")
+    assert [service["metadata"]["name"] for service in rendered.kind("Service")] == [f"{OPERATOR}-metrics"]
     assert not rendered.kind("Role")
     told = environment(rendered)
     assert told["MONGODB_URI_FILE"] == "/etc/trainingsession/mongodb/uri"
@@ -144,7 +144,13 @@ def test_settings_of_the_values_reach_the_operator(render):
         render(
             {
                 "watchNamespaces": ["team-a", "team-b"],
-                "operator": {"logLevel": "debug", "workers": 4},
+                "operator": {
+                    "logLevel": "debug",
+                    "logFormat": "json",
+                    "workers": 4,
+                    "apiRequestsPerSecond": 50,
+                    "apiRequestsBurst": 200,
+                },
                 "trainer": {"image": {"pullPolicy": "Never"}, "imagePullSecrets": ["one", "two"]},
                 "features": {"quotaPerNamespace": "200Gi", "evictionGraceMinutes": 5},
                 "storage": {"intervalMinutes": 3, "orphanGraceHours": 48},
@@ -153,6 +159,9 @@ def test_settings_of_the_values_reach_the_operator(render):
     )
     assert told["WATCH_NAMESPACES"] == "team-a,team-b"
     assert told["LOG_LEVEL"] == "debug"
+    assert told["LOG_FORMAT"] == "json"
+    assert told["API_REQUESTS_PER_SECOND"] == "50"
+    assert told["API_REQUESTS_BURST"] == "200"
     assert told["WORKERS"] == "4"
     assert told["TRAINER_IMAGE_PULL_POLICY"] == "Never"
     assert told["TRAINER_IMAGE_PULL_SECRETS"] == "one,two"

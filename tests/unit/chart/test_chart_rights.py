@@ -31,7 +31,9 @@ def rules(role: dict[str, Any]) -> set[tuple[str, str, tuple[str, ...], str]]:
 def served(names: tuple[str, ...] = ("trainingsession-mongodb",)) -> set[tuple[str, str, tuple[str, ...], str]]:
     """The rights in a namespace whose sessions are served, all of them and no other."""
     return {
-        *(("trainingsession.dev", "trainingsessions", (), verb) for verb in ("get", "list", "watch")),
+        *(("trainingsession.dev", "trainingsessions", (), verb) for verb in ("get", "list", "watch", "delete")),
+        ("kueue.x-k8s.io", "workloads", (), "list"),
+        ("visibility.kueue.x-k8s.io", "localqueues/pendingworkloads", (), "get"),
         ("trainingsession.dev", "trainingsessions/status", (), "patch"),
         *(("batch", "jobs", (), verb) for verb in ("create", "get", "list", "watch", "patch", "delete")),
         *(("", "pods", (), verb) for verb in ("list", "watch")),
@@ -88,6 +90,9 @@ def test_the_rights_are_what_the_operator_s_code_asks_for(render, repo):
     # kopf lists and watches what handlers.py subscribes to.
     watched = {("trainingsession.dev", "trainingsessions"), ("batch", "jobs"), ("", "pods")}
     needed |= {(*resource, verb) for resource in watched for verb in ("list", "watch")}
+    # kueue.py asks for these by name.
+    needed |= {("kueue.x-k8s.io", "workloads", "list")}
+    needed |= {("visibility.kueue.x-k8s.io", "localqueues/pendingworkloads", "get")}
     rendered = render()
     given = rules(rendered.one("ClusterRole", OPERATOR)) | rules(rendered.one("Role", f"{OPERATOR}-server"))
     assert {(group, resource, verb) for group, resource, _, verb in given} == needed
@@ -129,7 +134,9 @@ def test_with_listed_namespaces_the_rights_are_there_only(render):
 def test_the_admission_policies_deny_and_are_for_the_operator_only(render):
     rendered = render()
     policies = rendered.kind("ValidatingAdmissionPolicy")
-    assert {policy["metadata"]["name"] for policy in policies} == {f"{OPERATOR}-secrets", f"{OPERATOR}-jobs"}
+    assert {policy["metadata"]["name"] for policy in policies} == {
+        f"{OPERATOR}-{kind}" for kind in ("secrets", "jobs", "sessions")
+    }
     for policy in policies:
         name = policy["metadata"]["name"]
         assert policy["spec"]["failurePolicy"] == "Fail"

@@ -42,6 +42,7 @@ def test_the_chart_is_clean_for_helm_lint_strict(helm, chart):
         "mongo",
         "crds.instal",
         "operator.replicas",
+        "monitoring.serviceMonitor.scrape",
         "operator.image.name",
         "operator.resources.limit",
         "operator.resources.limits.memroy",
@@ -67,6 +68,11 @@ def test_an_unknown_key_is_refused_by_name(template, path):
         ("operator.workers", 0),
         ("operator.workers", "many"),
         ("operator.logLevel", "verbose"),
+        ("operator.logFormat", "xml"),
+        ("operator.apiRequestsPerSecond", 1),
+        ("operator.apiRequestsBurst", 0),
+        ("monitoring.serviceMonitor.interval", "often"),
+        ("monitoring.prometheusRule.runbookUrl", "https://example.com/runbook#top"),
         ("operator.image.repository", ""),
         ("operator.image.digest", "sha256:short"),
         ("trainer.image.pullPolicy", "Sometimes"),
@@ -103,7 +109,13 @@ def test_maps_and_lists_of_kubernetes_are_taken_as_they_are(render):
 
 def test_every_object_of_the_schema_refuses_unknown_keys(chart):
     schema = json.loads((chart / "values.schema.json").read_text())
-    free_maps = {"global", "operator.nodeSelector", "mongodb.nodeSelector"}
+    free_maps = {
+        "global",
+        "operator.nodeSelector",
+        "mongodb.nodeSelector",
+        "monitoring.serviceMonitor.labels",
+        "monitoring.prometheusRule.labels",
+    }
     open_objects = {path for path, node in objects(schema, schema) if node.get("additionalProperties") is not False}
     assert open_objects == free_maps
 

@@ -30,8 +30,9 @@ from trainingsession_operator import plan
 from trainingsession_operator.decide import decide, refuse
 from trainingsession_operator.jobs import ATTEMPTS_ANNOTATION
 from trainingsession_operator.observed import CreateJob, Decision, EndHelpers, Observed, SetDeadline
-from trainingsession_operator.status import CONDITIONS, State, merge_patch
+from trainingsession_operator.status import CONDITIONS, QUOTA_RESERVED, State, merge_patch
 
+UNQUEUED = tuple(kind for kind in CONDITIONS if kind != QUOTA_RESERVED)
 STORAGE_AWAY = State("False", "StorageUnavailable", "MongoDB cannot be used: no primary. The session waits for it.")
 BACKOFF = ("Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
 FAILURE_POLICY = ("Failed", "PodFailurePolicy", "Container trainer failed with exit code 64")
@@ -99,17 +100,16 @@ WAITING = {
         Observed(job(failed=1), (ended(69),), denials=((EARLIER, "exceeded quota: gpus"),)),
         ("BackingOff", "The last attempt ended (exit code 69); the next one follows."),
     ),
-    "a pod that is being deleted is waited for, and its node may be gone": (
+    "a pod that is being deleted is waited for": (
         Observed(job(active=1), (terminating(running(), node="gpu-1"),)),
         (
             "PodTerminating",
-            f"Pod {JOB}-pod-1 is being deleted; the next attempt follows when it has ended. "
-            "If node gpu-1 is gone for good, remove it: kubectl delete node gpu-1.",
+            f"Pod {JOB}-pod-1 is being deleted; the next attempt follows when it has ended.",
         ),
     ),
     "a Job that somebody suspended says so": (
         Observed(suspended(job())),
-        ("JobSuspended", "The Job is suspended; the session goes on when its spec.suspend is false."),
+        ("JobSuspended", "Somebody suspended the Job; the session goes on when the Job's spec.suspend is false."),
     ),
     "a Job without a pod is waited for": (
         Observed(job(), record=record()),
@@ -205,7 +205,7 @@ FAILED = {
         (
             "OutOfMemory",
             "The trainer needed more than resources.memory, 4Gi, and was killed; "
-            "raise it, or lower training.batchSize or dataset.subset, in a new session.",
+            "in a new session try 8Gi, or training.batchSize 16 instead of 32.",
         ),
     ),
     "longer than allowed": (
@@ -446,13 +446,13 @@ def test_no_deadline_is_set_when(given, pods, policy):
     assert decided(Observed(given, pods, record=record()), MADE, runPolicy=policy).actions == ()
 
 
-def test_all_six_conditions_are_there_and_move_only_when_their_status_does():
+def test_all_conditions_are_there_and_move_only_when_their_status_does():
     waiting = decided(Observed(job(), record=record()), MADE).status
-    assert [c["type"] for c in waiting["conditions"]] == list(CONDITIONS)
+    assert [c["type"] for c in waiting["conditions"]] == list(UNQUEUED)
     later = decide(session(waiting), Observed(job(active=1), (running(),), record=record()), NOW + timedelta(hours=1))
     moved = {
         kind
-        for kind in CONDITIONS
+        for kind in UNQUEUED
         if condition(later.status, kind)["lastTransitionTime"] != condition(waiting, kind)["lastTransitionTime"]
     }
     assert moved == {"PodsReady", "Running"}

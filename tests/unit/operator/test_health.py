@@ -10,6 +10,7 @@ import pytest
 
 from trainingsession_operator import health
 from trainingsession_operator.health import WATCH_SECONDS, WORK_SECONDS, Watchdog, why_dead
+from trainingsession_operator.metrics import Metrics
 from trainingsession_operator.queue import Key, WorkQueue
 
 KEY: Key = ("team-a", "digits")
@@ -108,6 +109,13 @@ def test_another_namespaces_watch_is_another_one(watchdog, clock):
     assert watchdog.silence() == (5.0, KEY)
 
 
+@pytest.mark.parametrize(("seen", "ours"), [("9", False), ("10", True), ("11", False)])
+def test_the_echo_of_our_own_write_is_known(watchdog, seen, ours):
+    assert not watchdog.saw(KEY, "8")
+    watchdog.wrote(KEY, "10")
+    assert watchdog.saw(KEY, seen) == ours
+
+
 def test_a_worker_that_hangs_is_named(watchdog):
     assert why_dead(watchdog, BusyQueue(WORK_SECONDS)) == ""
     assert why_dead(watchdog, BusyQueue(WORK_SECONDS + 1)) == "a worker has been at session team-a/digits for 181 s"
@@ -121,9 +129,15 @@ def test_a_thread_that_has_ended_is_named(watchdog):
     assert why_dead(watchdog, BusyQueue(0), [threading.main_thread()]) == ""
 
 
-def test_readiness_says_why_not():
+def test_events_that_the_watch_lost_are_a_reason_to_begin_anew(watchdog):
+    assert why_dead(watchdog, BusyQueue(), (), lambda: "the watch lost events") == "the watch lost events"
+
+
+def test_readiness_says_why_not_and_metrics_are_told_all_the_same():
     reasons = {"now": "MongoDB cannot be used: no primary"}
-    server = health.serve_readiness(0, lambda: reasons["now"])
+    metrics = Metrics()
+    metrics.mongodb(up=False)
+    server = health.serve(0, lambda: reasons["now"], metrics)
     address = f"http://127.0.0.1:{server.server_address[1]}"
     try:
         with pytest.raises(urllib.error.HTTPError) as refused:
@@ -132,8 +146,12 @@ def test_readiness_says_why_not():
         reasons["now"] = ""
         with urllib.request.urlopen(f"{address}/readyz", timeout=10) as answer:
             assert (answer.status, answer.read()) == (200, b"ready\n")
-        with pytest.raises(urllib.error.HTTPError):
+        with urllib.request.urlopen(f"{address}/metrics", timeout=10) as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain; version=")
+            assert b"\nmongodb_up 0.0\n" in answer.read()
+        with pytest.raises(urllib.error.HTTPError) as unknown:
             urllib.request.urlopen(f"{address}/other", timeout=10)
+        assert unknown.value.code == 404
     finally:
         server.shutdown()
         server.server_close()

@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from builders import session, settings
 from trainingsession_operator import plan
 from trainingsession_operator.errors import SessionError
-from trainingsession_operator.jobs import ATTEMPTS_ANNOTATION, SESSION_BYTES, build_job, session_label
+from trainingsession_operator.jobs import (
+    ATTEMPTS_ANNOTATION,
+    GPU_SECONDS_ANNOTATION,
+    SESSION_BYTES,
+    build_job,
+    image_of,
+    session_label,
+)
 from trainingsession_operator.plan import NAME_LENGTH, job_name
 from trainingsession_operator.resource import parse_session
 
@@ -74,10 +81,27 @@ def test_what_a_step_makes_of_the_job(step, gpus, workers, arguments, holds, pod
     assert plan.step_of(given, made) == step, "the Job itself says which step it is"
 
 
-def test_a_job_that_follows_another_goes_on_counting_attempts():
-    assert "annotations" not in build_job(session(), settings())["metadata"]
-    made = build_job(session({"attempts": 3}), settings(), plan.AGAIN)
-    assert made["metadata"]["annotations"] == {ATTEMPTS_ANNOTATION: "3"}
+def test_a_job_that_follows_another_goes_on_counting():
+    first = build_job(session(), settings())["metadata"]["annotations"]
+    assert first == {plan.RUN_ANNOTATION: plan.run_digest(session())}
+    made = build_job(session({"attempts": 3, "gpuSeconds": 7}), settings(), plan.AGAIN)
+    assert made["metadata"]["annotations"] == first | {ATTEMPTS_ANNOTATION: "3", GPU_SECONDS_ANNOTATION: "7"}
+
+
+def test_a_session_that_has_begun_goes_on_with_the_image_it_began_with():
+    made = build_job(session({"trainer": {"image": "example.org/trainer:0"}}), settings())
+    assert image_of(made) == "example.org/trainer:0"
+    assert image_of(build_job(session(), settings())) == "example.org/trainer:1"
+
+
+def test_only_a_job_in_a_queue_is_made_suspended():
+    assert "suspend" not in build_job(session(), settings())["spec"]
+    made = build_job(session(scheduling={"queueName": "team-a"}), settings())
+    assert made["spec"]["suspend"] is True
+    assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert "kueue.x-k8s.io/queue-name" not in made["spec"]["template"]["metadata"]["labels"], (
+        "the Job waits, not the pod"
+    )
 
 
 def test_the_same_session_always_gives_the_same_job():

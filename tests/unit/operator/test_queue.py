@@ -8,8 +8,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from trainingsession_operator.errors import ConflictError, StorageUnavailableError
-from trainingsession_operator.queue import FIRST_PAUSE, LONGEST_PAUSE, Key, WorkQueue
+from trainingsession_operator.errors import ApiError, ConflictError, StorageUnavailableError
+from trainingsession_operator.queue import (
+    AWAY_PAUSE,
+    CONFLICT_PAUSE,
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    Key,
+    WorkQueue,
+    _Failing,
+)
 
 SOON = 20.0
 """Seconds within which an event must come; a test that passes never waits for them."""
@@ -171,7 +179,18 @@ def test_a_failure_is_logged_and_tried_again(start, caplog, error, said, traceba
     assert bool(caplog.records[0].exc_info) == traceback
 
 
-def test_pauses_grow_up_to_a_limit_and_begin_anew_after_success():
+@pytest.mark.parametrize(
+    ("error", "longest"),
+    [
+        (KeyError("a bug"), LONGEST_PAUSE),
+        (ApiError("this session is refused", 403), LONGEST_PAUSE),
+        (ApiError("no answer"), AWAY_PAUSE),
+        (ApiError("busy", 429), AWAY_PAUSE),
+        (ApiError("etcd is away", 503), AWAY_PAUSE),
+        (StorageUnavailableError("away"), AWAY_PAUSE),
+    ],
+)
+def test_pauses_grow_up_to_a_limit_and_begin_anew_after_success(error, longest):
     outcomes: list[Exception | None] = []
 
     def work(key: Key) -> float | None:
@@ -181,14 +200,102 @@ def test_pauses_grow_up_to_a_limit_and_begin_anew_after_success():
         return None
 
     queue = WorkQueue(work, 1)
-    away = StorageUnavailableError("away")
-    outcomes += [away] * 12
+    outcomes += [error] * 12
     pauses = [queue._attempt(KEY) for _ in range(12)]
     assert pauses[:4] == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE, 8 * FIRST_PAUSE]
-    assert pauses[-1] == LONGEST_PAUSE
-    outcomes += [None, away]
+    assert pauses[-1] == longest
+    state = queue.state()
+    assert state.failing == 1
+    assert state.longest_failing_seconds > 0
+    outcomes += [None, error]
     assert queue._attempt(KEY) is None
+    assert queue.state().failing == 0
     assert queue._attempt(KEY) == FIRST_PAUSE
+
+
+def test_conflicts_that_do_not_end_are_told_and_come_ever_less_often(caplog):
+    def work(key: Key) -> None:
+        raise ConflictError("changed", 409)
+
+    queue = WorkQueue(work, 1)
+    with caplog.at_level(logging.WARNING):
+        pauses = [queue._attempt(KEY) for _ in range(5)]
+    assert pauses == [CONFLICT_PAUSE * 2**n for n in range(5)]
+    assert caplog.messages == ["session team-a/digits: changed; trying again in 1.6 s"]
+
+
+def poisoned(outcome: dict[str, Exception | None], worked: threading.Semaphore) -> Callable[[Key], None]:
+    """Work that fails for KEY as long as `outcome` says so."""
+
+    def work(key: Key) -> None:
+        if key == KEY:
+            worked.release()
+            if outcome["error"] is not None:
+                raise outcome["error"]
+
+    return work
+
+
+def test_a_poisoned_key_rests_whatever_happens_around_it_and_the_others_are_worked_on(start):
+    worked = threading.Semaphore(0)
+    others = threading.Semaphore(0)
+    failing = poisoned({"error": KeyError("oops")}, worked)
+
+    def work(key: Key) -> None:
+        others.release() if key == OTHER else failing(key)
+
+    queue = start(work, 1)
+    queue._failing[KEY] = _Failing(20, 0.0, 0.0)
+    queue.add(KEY)
+    assert worked.acquire(timeout=SOON)
+    for _ in range(50):
+        # Its own half-done work, its pods and its record go on telling of it.
+        queue.add(KEY)
+        queue.add(OTHER)
+        assert others.acquire(timeout=SOON)
+    assert not worked.acquire(blocking=False)
+    assert queue.state().failing == 1
+    assert len(queue) == 1
+
+
+def test_a_poisoned_key_that_may_be_mended_is_worked_on_at_once(start):
+    worked = threading.Semaphore(0)
+    outcome: dict[str, Exception | None] = {"error": KeyError("oops")}
+    queue = start(poisoned(outcome, worked), 1)
+    queue._failing[KEY] = _Failing(20, 0.0, float("inf"))
+    queue.add(KEY, mended=True)
+    assert worked.acquire(timeout=SOON)
+    outcome["error"] = None
+    queue.add(KEY, mended=True)
+    assert worked.acquire(timeout=SOON)
+    assert queue.stop(SOON)
+    assert queue.state().failing == 0
+
+
+def test_what_may_mend_a_key_while_its_work_fails_is_not_overlooked(start):
+    begun, let = threading.Semaphore(0), threading.Semaphore(0)
+
+    def work(key: Key) -> None:
+        begun.release()
+        assert let.acquire(timeout=SOON)
+        raise StorageUnavailableError("away")
+
+    queue = start(work, 1)
+    queue._failing[KEY] = _Failing(20, 0.0, 0.0)
+    queue.add(KEY)
+    assert begun.acquire(timeout=SOON)
+    queue.add(KEY, mended=True)
+    let.release()
+    assert begun.acquire(timeout=SOON), "its pause would be minutes"
+    let.release()
+
+
+def test_times_that_were_replaced_do_not_pile_up():
+    queue = WorkQueue(lambda key: None, 0)
+    for n in range(10_000):
+        queue.add((KEY[0], str(n % 10)), 1e6 - n)
+    assert len(queue) == 10
+    assert len(queue._heap) < 200
 
 
 def test_stop_waits_for_running_work_and_begins_no_more(start):

@@ -12,6 +12,8 @@ from trainingsession_operator.settings import read_settings
 def test_defaults():
     found = settings()
     assert (found.trainer_image_pull_policy, found.workers, found.log_level) == ("IfNotPresent", 16, "info")
+    assert (found.log_format, found.requests_per_second, found.requests_burst) == ("text", 100, 1_000)
+    assert (found.health_port, found.metrics_port) == (8080, 8081)
     assert (found.namespaces, found.trainer_image_pull_secrets) == ((), ())
     assert (found.mongodb_users, found.mongodb_replica_set) == ("managed", "rs0")
     assert (found.features_quota, found.eviction_grace_seconds) == (None, 600)
@@ -45,6 +47,13 @@ def test_hosts_are_not_needed_for_a_mongodb_elsewhere():
         ({"WORKERS": "²"}, 'the environment variable WORKERS is "²"; set it to a whole number from 1 to 64'),
         ({"LOG_LEVEL": "loud"},
          'the environment variable LOG_LEVEL is "loud"; set it to one of info, debug, warning, error'),
+        ({"LOG_FORMAT": "xml"}, 'the environment variable LOG_FORMAT is "xml"; set it to one of text, json'),
+        ({"API_REQUESTS_PER_SECOND": "9"},
+         'the environment variable API_REQUESTS_PER_SECOND is "9"; set it to a whole number from 10 to 10000'),
+        ({"API_REQUESTS_BURST": "0"},
+         'the environment variable API_REQUESTS_BURST is "0"; set it to a whole number from 10 to 100000'),
+        ({"METRICS_PORT": "65536"},
+         'the environment variable METRICS_PORT is "65536"; set it to a whole number from 1 to 65535'),
         ({"FEATURES_QUOTA_PER_NAMESPACE": "200"},
          'the environment variable FEATURES_QUOTA_PER_NAMESPACE is "200"; set it to a size such as 200Gi, '
          "or to nothing"),

@@ -49,6 +49,7 @@ OPTIMIZERS = (
 )
 
 _CLASS_NAME = r"\A[A-Z][A-Za-z0-9]{1,63}\Z"
+_CONTROLLER = r"\A[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?\Z"
 _DNS_NAME = r"\A[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z"
 _RESOURCE_NAME = r"\A[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z"
 _LABEL_KEY = r"\A(([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?\Z"
@@ -184,6 +185,8 @@ class Scheduling:
     node_selector: Mapping[str, Any] = accepts(factory=dict, max_items=32)
     tolerations: tuple[Toleration, ...] = accepts((), max_items=32)
     priority_class_name: str | None = accepts(None, max_length=253, pattern=_DNS_NAME)
+    queue_name: str | None = accepts(None, max_length=63, pattern=_DNS_NAME)
+    workload_priority_class_name: str | None = accepts(None, max_length=63, pattern=_DNS_NAME)
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,16 @@ class RunPolicy:
 
     backoff_limit: int = accepts(2, minimum=0, maximum=100)
     active_deadline_seconds: int | None = accepts(None, minimum=1, maximum=31536000)
+    pending_deadline_seconds: int | None = accepts(None, minimum=1, maximum=31536000)
+    max_disruptions: int = accepts(100, minimum=0, maximum=10000)
+    ttl_seconds_after_finished: int | None = accepts(None, minimum=0, maximum=315360000)
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """What becomes of the artifacts later; without meaning to the trainer."""
+
+    deletion_policy: str = accepts("Retain", enum=("Retain", "Delete"))
 
 
 @dataclass(frozen=True)
@@ -205,6 +218,10 @@ class Spec:
     resources: Resources = field(default_factory=Resources)
     scheduling: Scheduling | None = None
     run_policy: RunPolicy = field(default_factory=RunPolicy)
+    suspend: bool = False
+    managed_by: str | None = accepts(None, max_length=253, pattern=_CONTROLLER)
+    artifacts: Artifacts = field(default_factory=Artifacts)
+    reuse_result: str = accepts("Never", enum=("Never", "IfIdentical"))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from .errors import Stopped, StorageError
 from .mongodb import PATIENCE_SECONDS, Document, patiently
 
 COLLECTION = "sessions"
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 PROGRESS_SECONDS = 1.0
 _FAREWELL_SECONDS = 10.0
 
@@ -97,7 +97,7 @@ class SessionRecord:
             )
         return False
 
-    def progress(self, phase: str, progress: Mapping[str, int | float | None]) -> None:
+    def progress(self, phase: str, progress: Mapping[str, Any]) -> None:
         """Store phase and progress, without waiting longer than a second for a MongoDB that is away."""
         known = {key: value for key, value in progress.items() if value is not None}
         with pymongo.timeout(PROGRESS_SECONDS):

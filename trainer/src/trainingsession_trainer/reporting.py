@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from .errors import StorageError
 
@@ -18,7 +18,7 @@ PHASES = ("Extracting", "Training", "Publishing")
 class ProgressSink(Protocol):
     """Where progress goes besides the console; the record in real life."""
 
-    def progress(self, phase: str, progress: Mapping[str, int | float | None]) -> None:
+    def progress(self, phase: str, progress: Mapping[str, Any]) -> None:
         """Store the phase and its progress; raises StorageError, and Stopped when the attempt is replaced."""
 
 
@@ -42,7 +42,7 @@ class Reporter:
         self._last_line: dict[str, float] = {}
         self._sink_failed = False
         self._done: dict[str, int] = {}
-        self._epochs: Mapping[str, int | float | None] = {}
+        self._epochs: Mapping[str, Any] = {}
 
     def attach(self, sink: ProgressSink) -> None:
         """Write progress to `sink` from now on."""
@@ -110,6 +110,7 @@ class Reporter:
             "remainingSeconds": remaining,
             "loss": figures.get("loss"),
             "imagesPerSecond": images / seconds if seconds > 0 else None,
+            "metrics": [{"name": name, "value": value} for name, value in figures.items()],
         }
         self._record(self._epochs, force=epoch == epochs)
 
@@ -120,7 +121,7 @@ class Reporter:
         self._last_line[kind] = now
         return True
 
-    def _record(self, progress: Mapping[str, int | float | None], *, force: bool = False) -> None:
+    def _record(self, progress: Mapping[str, Any], *, force: bool = False) -> None:
         if self._sink is None or (not force and self._clock() < self._next_record):
             return
         pause = RECORD_SECONDS

@@ -71,6 +71,7 @@ def test_the_record_is_written_every_few_seconds_and_at_the_end(parts) -> None:
         "remainingSeconds": 0.0,
         "loss": 0.125,
         "imagesPerSecond": 100.0,
+        "metrics": [{"name": "loss", "value": 0.125}],
     }
 
 

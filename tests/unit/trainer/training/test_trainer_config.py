@@ -80,7 +80,8 @@ BAD = {
     ),
     "unknown field": (
         spec(runPolicy__zzz=3),
-        "spec.runPolicy.zzz is not a field; the fields are backoffLimit, activeDeadlineSeconds.",
+        "spec.runPolicy.zzz is not a field; the fields are backoffLimit, activeDeadlineSeconds, "
+        "pendingDeadlineSeconds, maxDisruptions, ttlSecondsAfterFinished.",
     ),
     "subset zero": (spec(dataset__subset=0), "spec.dataset.subset is 0; it must be above 0 and at most 1."),
     "subset above one": (spec(dataset__subset=1.5), "spec.dataset.subset is 1.5; it must be above 0 and at most 1."),

@@ -1,0 +1,32 @@
+"""When two sessions are the same experiment, so that one result answers both: pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from .recipe import plain, recipe_digest
+from .resource import Session
+
+VERSION = 1
+DATASET = ("subset", "testSubset", "validationSplit")
+EXPERIMENT = ("head", "training", "module")
+
+
+def identity(session: Session, image: str) -> str | None:
+    """Digest of everything that decides the result (64 hex digits); None where only reading the files would tell.
+
+    How a session is run, on which device and with how many workers, is not in it.
+    """
+    recipe = recipe_digest(session.spec)
+    if recipe is None:
+        return None
+    decides = {
+        "version": VERSION,
+        "recipe": recipe,
+        "dataset": {name: session.spec["dataset"].get(name) for name in DATASET},
+        "image": image,
+        **{name: session.spec.get(name) for name in EXPERIMENT},
+    }
+    text = json.dumps(plain(decides), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()

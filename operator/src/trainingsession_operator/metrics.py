@@ -1,0 +1,220 @@
+"""What Prometheus reads, under the names that controllers use; `docs/runbook.md` says what to do about the alerts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+CONTROLLER = "trainingsession"
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+RESULTS = ("success", "conflict", "unavailable", "error")
+"""How a look at a session ends: unavailable where something outside was away, error where the operator has a bug."""
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """A work queue at one moment; times in seconds."""
+
+    depth: int
+    """Keys that are due and wait for a worker."""
+    unfinished_seconds: float
+    """Sum over all running work."""
+    longest_running_seconds: float
+    failing: int
+    """Keys whose last work failed."""
+    longest_failing_seconds: float
+    """Since the first failure of the key that has been failing for the longest time."""
+
+
+class Metrics:
+    """All metrics of one operator, in a registry of its own. Safe to call from any thread."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        Info("trainingsession_build", "Version of the operator.", registry=registry).info({"version": _version()})
+
+        self._adds = Counter("workqueue_adds", "Keys added.", ["name"], registry=registry).labels(CONTROLLER)
+        self._retries = Counter(
+            "workqueue_retries", "Keys that wait for another try.", ["name"], registry=registry
+        ).labels(CONTROLLER)
+        self._waited = Histogram(
+            "workqueue_queue_duration_seconds", "From due to taken up.", ["name"], buckets=SECONDS, registry=registry
+        ).labels(CONTROLLER)
+        self._worked = Histogram(
+            "controller_runtime_reconcile_time_seconds", "One look at a session.", ["controller"], buckets=SECONDS,
+            registry=registry,
+        ).labels(CONTROLLER)  # fmt: skip
+        looks = Counter(
+            "controller_runtime_reconcile", "Looks at sessions by result.", ["controller", "result"], registry=registry
+        )
+        self._looks = {result: looks.labels(CONTROLLER, result) for result in RESULTS}
+
+        self._requests = Counter(
+            "rest_client_requests", "Requests to the API server.", ["verb", "resource", "code"], registry=registry
+        )
+        self._request_seconds = Histogram(
+            "rest_client_request_duration_seconds", "Requests to the API server, without the wait for the limit.",
+            ["verb", "resource"], buckets=SECONDS, registry=registry,
+        )  # fmt: skip
+        self._throttled = Histogram(
+            "rest_client_rate_limiter_duration_seconds", "Wait of a request for the operator's own limit.",
+            buckets=SECONDS, registry=registry,
+        )  # fmt: skip
+
+        def by_namespace(name: str, what: str) -> Counter:
+            return Counter(f"trainingsession_{name}", what, ["namespace"], registry=registry)
+
+        self._finished = Counter(
+            "trainingsession_finished", "Sessions that came to their end while this process ran.",
+            ["namespace", "phase"], registry=registry,
+        )  # fmt: skip
+        self._gpu_seconds = by_namespace("gpu_seconds", "Seconds for which ended sessions held GPUs, times GPUs.")
+        self._gpu_saved = by_namespace("gpu_seconds_saved", "GPU-seconds that stored features spared ended sessions.")
+        self._reused = by_namespace("features_reused", "Images of ended sessions whose features were stored already.")
+        self._computed = by_namespace("features_computed", "Images whose features ended sessions computed.")
+
+        self._mongodb_up = Gauge("mongodb_up", "1 while MongoDB can be used.", registry=registry)
+        self._stored = Gauge(
+            "trainingsession_stored_bytes", "Bytes in MongoDB at the last round over the storage.",
+            ["namespace", "bucket"], registry=registry,
+        )  # fmt: skip
+        self._swept = by_namespace("swept_bytes", "Bytes that the sweeper freed.")
+        self._halted = Gauge(
+            "trainingsession_sweep_halted", "1 while the sweeper deletes nothing because too much vanished at once.",
+            ["namespace"], registry=registry,
+        )  # fmt: skip
+
+        self._audited = Gauge(
+            "trainingsession_audit_last_success_timestamp_seconds", "When the last complete audit ended; 0 before it.",
+            registry=registry,
+        )  # fmt: skip
+        findings = Counter(
+            "trainingsession_audit_findings", "Sessions of which the watch had told wrongly, repaired by the audit.",
+            ["finding"], registry=registry,
+        )  # fmt: skip
+        self._missed, self._ghosts = findings.labels("missed"), findings.labels("ghost")
+        self._silence = Gauge(
+            "trainingsession_watch_silence_seconds", "Age of the oldest status that was written and not seen again.",
+            registry=registry,
+        )  # fmt: skip
+
+    def expose(self) -> bytes:
+        """All metrics in Prometheus' text format, CONTENT_TYPE."""
+        return generate_latest(self.registry)
+
+    def follow_queue(self, state: Callable[[], QueueState]) -> None:
+        """Tell of the one work queue whenever the metrics are read."""
+        self.registry.register(_Read(lambda: _queue_families(state())))
+
+    def follow_sessions(self, census: Callable[[], Mapping[tuple[str, str], int]]) -> None:
+        """Tell how many sessions there are in each namespace and phase whenever the metrics are read."""
+
+        def read() -> Iterable[Metric]:
+            family = GaugeMetricFamily("trainingsession_sessions", "Sessions.", labels=["namespace", "phase"])
+            for labels, number in census().items():
+                family.add_metric(labels, number)
+            yield family
+
+        self.registry.register(_Read(read))
+
+    def follow_watch(self, silence: Callable[[], float]) -> None:
+        """Tell of the watch whenever the metrics are read; `silence` gives seconds."""
+        self._silence.set_function(silence)
+
+    def key_added(self) -> None:
+        """A key was added to the queue."""
+        self._adds.inc()
+
+    def key_taken(self, waited: float) -> None:
+        """A worker took a key up that had been due for `waited` seconds."""
+        self._waited.observe(waited)
+
+    def key_worked(self, result: str, seconds: float) -> None:
+        """A look at a session ended; `result` is one of RESULTS."""
+        self._looks[result].inc()
+        self._worked.observe(seconds)
+        if result != "success":
+            self._retries.inc()
+
+    def requested(self, verb: str, resource: str, code: str, seconds: float) -> None:
+        """A request to the API server was answered, or was not: `code` <error>."""
+        self._requests.labels(verb, resource, code).inc()
+        self._request_seconds.labels(verb, resource).observe(seconds)
+
+    def throttled(self, seconds: float) -> None:
+        """A request waited for the operator's own limit."""
+        self._throttled.observe(seconds)
+
+    def finished(self, namespace: str, status: Mapping[str, Any]) -> None:
+        """A session came to its end, with this status."""
+        features = status.get("features") or {}
+        self._finished.labels(namespace, status.get("phase") or "Failed").inc()
+        for counter, amount in (
+            (self._gpu_seconds, status.get("gpuSeconds")),
+            (self._gpu_saved, features.get("gpuSecondsSaved")),
+            (self._reused, features.get("reused")),
+            (self._computed, features.get("computed")),
+        ):
+            counter.labels(namespace).inc(max(0, amount or 0))
+
+    def mongodb(self, *, up: bool) -> None:
+        """MongoDB was asked whether it can be used."""
+        self._mongodb_up.set(up)
+
+    def measured(self, namespace: str, bucket: str, size: int) -> None:
+        """A bucket of a namespace holds `size` bytes."""
+        self._stored.labels(namespace, bucket).set(size)
+
+    def swept(self, namespace: str, size: int) -> None:
+        """The sweeper freed `size` bytes."""
+        self._swept.labels(namespace).inc(size)
+
+    def halted(self, namespace: str, halted: bool) -> None:
+        """The sweeper deletes nothing in this namespace, or does so again."""
+        self._halted.labels(namespace).set(halted)
+
+    def audited(self, missed: int, ghosts: int) -> None:
+        """An audit was complete: so many sessions were not known, and so many known ones were not there."""
+        self._missed.inc(missed)
+        self._ghosts.inc(ghosts)
+        self._audited.set_to_current_time()
+
+
+class _Read(Collector):
+    """Metrics that are made up when they are read."""
+
+    def __init__(self, read: Callable[[], Iterable[Metric]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        return self._read()
+
+
+def _queue_families(state: QueueState) -> Iterable[Metric]:
+    for name, what, value in (
+        ("workqueue_depth", "Keys that are due and wait for a worker.", state.depth),
+        ("workqueue_unfinished_work_seconds", "Sum of the ages of all running looks.", state.unfinished_seconds),
+        ("workqueue_longest_running_processor_seconds", "Age of the oldest running look.",
+         state.longest_running_seconds),
+        ("workqueue_keys_in_backoff", "Keys whose last look failed.", state.failing),
+        ("workqueue_longest_backoff_seconds", "Age of the oldest failure that lasts.", state.longest_failing_seconds),
+    ):  # fmt: skip
+        family = GaugeMetricFamily(name, what, labels=["name"])
+        family.add_metric([CONTROLLER], value)
+        yield family
+
+
+def _version() -> str:
+    try:
+        return version("trainingsession-operator")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,110 @@
+"""What there is about a session, read live: its record, its Job, the Job's pods, and what others say of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from . import plan, queueing
+from .cluster import Cluster
+from .errors import ApiError, StorageUnavailableError
+from .identity import identity
+from .kueue import look_at_queue
+from .observed import Observed
+from .pods import first_workers, is_alive
+from .records import Records
+from .resource import Json, Session
+from .settings import Settings
+from .status import Reason, State
+
+STARTED = {"attempt", "jobsLost", "result"}
+"""Fields of a record that tell that there has been a Job."""
+REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY)
+"""Answers that will be the same next time, unless somebody changes a quota or a policy."""
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Asks the API server and MongoDB; nothing is decided here."""
+
+    settings: Settings
+    cluster: Cluster
+    records: Records
+
+    def observe(self, session: Session, *, progress_due: bool) -> Observed:
+        """Look at everything that a decision needs, live. Raises ApiError where the API server does not answer."""
+        record, waits = self._find_record(session)
+        step, job, earlier = self._find_jobs(session, record)
+        if job is not None and not _owned(job, session):
+            name = job["metadata"]["name"]
+            text = f"Job {name} is there but belongs to another session; it must be gone before this one can run."
+            return Observed(waits=State("False", Reason.NAME_TAKEN, text), step=step)
+        stored = False
+        if step is None and record is not None:
+            try:
+                record, stored = self._ask_the_store(session, record)
+            except StorageUnavailableError as error:
+                text = f"{str(error).rstrip('.')}. The session waits for it."
+                record, waits = None, State("False", Reason.STORAGE_UNAVAILABLE, text)
+        pods: list[Json] = []
+        denials: list[tuple[str, str]] = []
+        if job is not None:
+            pods = [pod for pod in self.cluster.pods(session.namespace, session.uid) if _belongs(pod, job)]
+            if not any(map(is_alive, first_workers(pods))):
+                denials = self.cluster.denials(session.namespace, job["metadata"]["uid"])
+        queue = queueing.NOT_LOOKED_AT
+        if job is not None and session.scheduling.queue_name and queueing.is_held(job):
+            queue = look_at_queue(self.cluster, session, job)
+        return Observed(
+            job, tuple(pods), tuple(denials), record, waits, progress_due, step, tuple(earlier), stored, queue
+        )
+
+    def _find_jobs(self, session: Session, record: Json | None) -> tuple[plan.Step | None, Json | None, list[Json]]:
+        """Give the step that the session is at, its Job, and the Jobs of earlier steps where its own is not there."""
+        if not session.status and record is not None and not record.keys() & STARTED:
+            # Nobody has looked at it yet. A Job that is there all the same is found when ours is refused.
+            return None, None, []
+        chosen, names = plan.chosen(session), plan.names(session)
+        wanted = plan.step_name(session, chosen or plan.WHOLE)
+        job = self.cluster.job(session.namespace, wanted)
+        if job is not None and not _owned(job, session):
+            return chosen, job, []
+        if job is not None and chosen is not None:
+            return plan.step_of(session, job), job, []
+        # Before a Job is made, all are looked for: a status that was edited by hand makes no second one.
+        others = [self.cluster.job(session.namespace, name) for name in names if name != wanted]
+        found = [one for one in (job, *others) if one is not None and _owned(one, session)]
+        if found and (chosen is None or names.index(found[-1]["metadata"]["name"]) > names.index(wanted)):
+            return plan.step_of(session, found[-1]), found[-1], []
+        return chosen, None, found
+
+    def _find_record(self, session: Session) -> tuple[Json | None, State | None]:
+        """Give the session's record, or why there is none."""
+        try:
+            return self.records.prepare(session, identity(session, self.settings.trainer_image)), None
+        except StorageUnavailableError as error:
+            text = f"{str(error).rstrip('.')}. The session waits for it."
+            return None, State("False", Reason.STORAGE_UNAVAILABLE, text)
+        except ApiError as error:
+            if error.status not in REFUSALS:
+                raise
+            return None, State("False", Reason.STORAGE_UNAVAILABLE, f"The operator {error}")
+
+    def _ask_the_store(self, session: Session, record: Json) -> tuple[Json, bool]:
+        """Before the first step: give the record, perhaps with an earlier result, and whether features are stored.
+
+        Raises StorageUnavailableError.
+        """
+        same = identity(session, self.settings.trainer_image)
+        if same is not None and session.reuse_result == "IfIdentical" and "result" not in record:
+            record = self.records.reuse_result(session, same) or record
+        recipe = plan.recipe_to_find(session)
+        return record, recipe is not None and self.records.holds_features(session, recipe)
+
+
+def _owned(job: Json, session: Session) -> bool:
+    return any(owner.get("uid") == session.uid for owner in job["metadata"].get("ownerReferences") or [])
+
+
+def _belongs(pod: Json, job: Json) -> bool:
+    return any(owner.get("uid") == job["metadata"]["uid"] for owner in pod["metadata"].get("ownerReferences") or [])

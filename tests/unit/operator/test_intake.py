@@ -1,0 +1,118 @@
+"""What an event of the watch leads to: keys on the queue, and ends that are counted once."""
+
+from __future__ import annotations
+
+import pytest
+
+from trainingsession_operator.handlers import Intake
+from trainingsession_operator.health import Watchdog
+from trainingsession_operator.index import Known, SessionIndex
+from trainingsession_operator.metrics import Metrics
+from trainingsession_operator.queue import WorkQueue
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+def resource(phase: str, *, finished: bool, generation: int = 1, ttl: int | None = None) -> dict[str, object]:
+    condition = {"type": "Finished", "status": str(finished)}
+    return {
+        "metadata": {"namespace": "a", "name": "s", "uid": "u", "resourceVersion": "5", "generation": generation},
+        "spec": {"runPolicy": {"ttlSecondsAfterFinished": ttl}} if ttl is not None else {},
+        "status": {"phase": phase, "conditions": [condition]},
+    }
+
+
+@pytest.fixture
+def deletions() -> list[tuple[str, str, str]]:
+    return []
+
+
+@pytest.fixture
+def intake(metrics, deletions) -> Intake:
+    """With a queue that has no workers: what is put on it stays there."""
+    watchdog = Watchdog()
+    queue = WorkQueue(lambda key: None, 0, metrics)
+    return Intake(
+        queue, SessionIndex(), watchdog, metrics, watchdog.forget, lambda *deletion: deletions.append(deletion)
+    )
+
+
+def finished(metrics: Metrics) -> float | None:
+    return metrics.registry.get_sample_value("trainingsession_finished_total", {"namespace": "a", "phase": "Succeeded"})
+
+
+def test_an_end_is_news_once(intake, metrics):
+    intake.told({"type": "ADDED", "object": resource("Training", finished=False)})
+    for kind in ("MODIFIED", "MODIFIED", None, "DELETED"):
+        intake.told({"type": kind, "object": resource("Succeeded", finished=True)})
+    assert finished(metrics) == 1
+
+
+def test_after_a_restart_what_had_ended_is_no_news(intake, metrics):
+    for kind in (None, None, "MODIFIED", "DELETED"):
+        intake.told({"type": kind, "object": resource("Succeeded", finished=True)})
+    assert finished(metrics) is None
+    assert len(intake.queue) == 0
+
+
+def test_a_session_of_another_controller_is_left_alone(intake, metrics):
+    for kind, phase in (("ADDED", "Pending"), ("MODIFIED", "Succeeded")):
+        session = {**resource(phase, finished=phase == "Succeeded"), "spec": {"managedBy": "example.org/other"}}
+        intake.told({"type": kind, "object": session})
+    assert len(intake.queue) == 0
+    assert finished(metrics) is None
+    assert intake.index.census() == {}
+    assert intake.index.find("u") is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ({"artifacts": {"deletionPolicy": "Delete"}}, ["Delete"]),
+        ({"artifacts": {"deletionPolicy": "Retain"}}, ["Retain"]),
+        ({"artifacts": {"deletionPolicy": "delete it all"}}, ["Retain"]),
+        ({"artifacts": []}, ["Retain"]),
+        ("text", ["Retain"]),
+        ({"managedBy": "example.org/other"}, []),
+    ],
+)
+def test_a_deletion_is_told_with_its_last_policy(intake, deletions, spec, told):
+    session = {**resource("Succeeded", finished=True), "spec": spec}
+    intake.told({"type": "ADDED", "object": session})
+    assert deletions == []
+    intake.told({"type": "DELETED", "object": session})
+    assert deletions == [("a", "u", policy) for policy in told]
+    assert intake.index.all() == {}
+
+
+def test_the_echo_of_our_own_status_is_no_reason_to_look(intake):
+    begun = resource("Pending", finished=False)
+    intake.index.put("u", Known(("a", "s"), "Pending", 1, finished=False))
+    intake.watchdog.wrote(("a", "s"), "5")
+    intake.told({"type": "MODIFIED", "object": begun})
+    assert len(intake.queue) == 0
+    intake.told({"type": "MODIFIED", "object": begun})
+    assert len(intake.queue) == 1, "somebody else's write"
+
+
+def test_an_ended_session_that_is_to_be_deleted_later_is_looked_at(intake):
+    intake.told({"type": None, "object": resource("Succeeded", finished=True, ttl=0)})
+    assert len(intake.queue) == 1
+
+
+@pytest.mark.parametrize("spec", [None, 3, [], {"runPolicy": "none"}, {"runPolicy": None}])
+def test_a_spec_of_another_schema_is_taken_in_like_any_other(intake, spec):
+    ended = {**resource("Succeeded", finished=True), "spec": spec}
+    begun = {**resource("Pending", finished=False), "spec": spec}
+    intake.told({"type": "ADDED", "object": begun})
+    intake.told({"type": "MODIFIED", "object": ended})
+    assert len(intake.queue) == 1
+
+
+@pytest.mark.parametrize("status", ["text", 3, [], {"conditions": "none"}, {"conditions": [3]}])
+def test_a_status_of_another_schema_is_left_to_the_look(intake, status):
+    intake.told({"type": "ADDED", "object": {**resource("Pending", finished=False), "status": status}})
+    assert len(intake.queue) == 1

@@ -1,0 +1,340 @@
+"""Suspending, deadlines, disruptions and queues: what is decided, row by row."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from builders import (
+    EARLIER,
+    ENDED,
+    JOB,
+    NOW,
+    STARTED,
+    condition,
+    created,
+    disrupted,
+    ended,
+    job,
+    pod,
+    record,
+    result,
+    running,
+    session,
+    suspended,
+    terminating,
+    unschedulable,
+)  # fmt: skip
+from trainingsession_operator import plan
+from trainingsession_operator.decide import decide
+from trainingsession_operator.jobs import ENDED_ANNOTATION
+from trainingsession_operator.observed import CreateJob, Decision, DeleteJob, EndJob, Observed
+from trainingsession_operator.queueing import Queue
+
+THIS = DeleteJob(JOB, "job-uid")
+RUNNING = {"jobName": JOB, "phase": "Training", "startTime": STARTED, "attempts": 1, "progress": {"percent": 40}}
+FAILED = ("Failed", "BackoffLimitExceeded", "too many")
+BY_DEADLINE = ("Failed", "DeadlineExceeded", "Job was active longer than specified deadline")
+COMPLETE = ("Complete", "CompletionsReached", "")
+
+
+def decided(observed: Observed, status: dict[str, Any] | None = None, **spec: Any) -> Decision:
+    return decide(session(status, **spec), observed, NOW)
+
+
+def told(decision: Decision, kind: str) -> tuple[str, str]:
+    found = condition(decision.status, kind)
+    return found["status"], found["reason"]
+
+
+def test_a_suspended_session_that_never_ran_makes_no_job():
+    decision = decided(Observed(record=record(), step=None), suspend=True)
+    assert (decision.status["phase"], told(decision, "Suspended")) == ("Suspended", ("True", "SuspendedByUser"))
+    assert (decision.actions, decision.chooses) == ((), None)
+    assert told(decision, "Finished") == ("False", "NotFinished")
+
+
+def test_suspending_deletes_the_job_and_says_so_until_it_is_gone():
+    known = record(progress={"epoch": 8, "epochs": 20, "percent": 40})
+    decision = decided(Observed(job(active=1), (running(),), record=known), RUNNING, suspend=True)
+    assert decision.actions == (THIS,)
+    assert (decision.status["phase"], told(decision, "Suspended")) == ("Training", ("False", "Suspending"))
+    going = decided(Observed(job(deleted=True), (running(),), record=known), decision.status, suspend=True)
+    assert (going.actions, told(going, "Suspended")) == ((), ("False", "Suspending"))
+    gone = decided(Observed(record=known), going.status, suspend=True)
+    assert (gone.status["phase"], told(gone, "Suspended"), gone.actions) == (
+        "Suspended", ("True", "SuspendedByUser"), (),
+    )  # fmt: skip
+    assert "startTime" not in gone.status, "deadlines count anew, as in a Job"
+    assert gone.status["progress"]["percent"] == 40
+    assert gone.status["attempts"] == 1
+
+
+def test_a_session_that_goes_on_makes_its_job_again_and_counts_none_as_lost():
+    held = decided(Observed(record=record()), RUNNING, suspend=True)
+    decision = decided(Observed(record=record()), held.status)
+    assert decision.actions == (CreateJob(),)
+    assert told(decision, "Suspended") == ("False", "NotSuspended")
+
+
+def test_a_session_that_goes_on_waits_for_its_old_job():
+    held = decided(Observed(job(deleted=True), record=record()), RUNNING, suspend=True)
+    decision = decided(Observed(job(deleted=True), record=record()), held.status)
+    assert (decision.actions, told(decision, "PodsReady")) == ((), ("False", "OldJobTerminating"))
+    assert decided(Observed(record=record()), decision.status).actions == (CreateJob(),)
+
+
+@pytest.mark.parametrize(
+    ("observed", "phase"),
+    [
+        (Observed(job(COMPLETE), (ended(0),), record=record(result=result())), "Succeeded"),
+        (Observed(record=record(result=result())), "Succeeded"),
+        (Observed(job(FAILED), (ended(1),), record=record()), "Failed"),
+    ],
+)
+def test_an_end_stays_an_end_when_it_is_suspended(observed, phase):
+    decision = decided(observed, RUNNING, suspend=True)
+    assert decision.status["phase"] == phase
+    assert told(decision, "Suspended") == ("False", "NotSuspended")
+
+
+def test_a_suspended_session_does_not_take_its_next_step():
+    gpu = {"gpuForHead": "never"}
+    extracted = Observed(job(COMPLETE), (ended(0),), record=record(extracted=True), step=plan.EXTRACT)
+    assert decided(extracted, resources=gpu).chooses == plan.HEAD
+    decision = decided(extracted, resources=gpu, suspend=True)
+    assert (decision.chooses, decision.actions, decision.status["phase"]) == (None, (), "Suspended")
+
+
+def test_suspending_ends_the_job_of_an_earlier_step_too():
+    decision = decided(Observed(record=record(), step=plan.AGAIN, earlier=(job(active=1),)), RUNNING, suspend=True)
+    assert (decision.actions, told(decision, "Suspended")) == ((THIS,), ("False", "Suspending"))
+
+
+def test_a_job_from_before_a_change_of_the_resources_is_replaced():
+    made = {plan.RUN_ANNOTATION: plan.run_digest(session())}
+    observed = Observed(job(active=1, annotations=made), (running(),), record=record())
+    assert decided(observed, RUNNING).actions == ()
+    decision = decided(observed, RUNNING, resources={"memory": "8Gi"})
+    assert decision.actions == (THIS,)
+    assert "jobName" not in decision.status
+    assert decided(Observed(record=record()), decision.status, resources={"memory": "8Gi"}).actions == (CreateJob(),)
+
+
+def test_what_is_as_by_default_does_not_replace_a_job():
+    bare, full = session(), session(resources={"gpuForHead": "always"})
+    assert plan.run_digest(bare) == plan.run_digest(full)
+    assert plan.run_digest(bare) != plan.run_digest(session(runPolicy={"backoffLimit": 3}))
+    assert not plan.is_outdated(bare, job()), "a Job of an older operator says nothing"
+
+
+PENDING = Observed(job(active=1), (unschedulable("0/3 nodes are available."),), record=record())
+
+
+@pytest.mark.parametrize(
+    ("limit", "status", "observed", "actions"),
+    [
+        (3600, {"jobName": JOB}, PENDING, (EndJob("PendingDeadlineExceeded"),)),
+        (3601, {"jobName": JOB}, PENDING, ()),
+        (3600, {"jobName": JOB}, Observed(suspended(job()), record=record()), (THIS,)),
+        (3600, {"jobName": JOB, "startTime": STARTED}, PENDING, ()),
+        (3600, {"jobName": JOB}, Observed(job(active=1), (running(),), record=record()), ()),
+        (None, {"jobName": JOB}, PENDING, ()),
+    ],
+)
+def test_a_session_that_waits_too_long_for_its_start_is_ended(limit, status, observed, actions):
+    policy = {"pendingDeadlineSeconds": limit} if limit else {}
+    assert decided(observed, status, runPolicy=policy).actions == actions
+
+
+def test_the_wait_counts_from_when_a_suspended_session_went_on():
+    held = decided(Observed(record=record()), None, suspend=True)
+    later = NOW + timedelta(seconds=50)
+    policy = {"pendingDeadlineSeconds": 60}
+    on = decide(session(held.status, runPolicy=policy), Observed(record=record()), later)
+    assert on.actions == (CreateJob(),)
+    for seconds, actions in ((59, ()), (60, (EndJob("PendingDeadlineExceeded"),))):
+        at = later + timedelta(seconds=seconds)
+        assert decide(session(on.status, runPolicy=policy), PENDING, at).actions == actions
+
+
+def test_it_is_looked_at_when_the_wait_is_over():
+    decision = decided(PENDING, {"jobName": JOB}, runPolicy={"pendingDeadlineSeconds": 3610})
+    assert decision.look_again == 11
+
+
+def test_why_it_waited_too_long_is_told_to_the_end():
+    policy = {"pendingDeadlineSeconds": 3600}
+    before = decide(session({"jobName": JOB}), PENDING, NOW - timedelta(hours=1)).status
+    ending = decided(PENDING, before, runPolicy=policy)
+    asked = job(active=1, annotations={ENDED_ANNOTATION: "PendingDeadlineExceeded"})
+    assert decided(Observed(asked, PENDING.pods, record=record()), ending.status, runPolicy=policy).actions == ()
+    failed = job(BY_DEADLINE, annotations={ENDED_ANNOTATION: "PendingDeadlineExceeded"})
+    decision = decided(Observed(failed, record=record()), ending.status, runPolicy=policy)
+    assert told(decision, "Failed") == ("True", "PendingDeadlineExceeded")
+    assert condition(decision.status, "Failed")["message"] == (
+        "The trainer did not start within runPolicy.pendingDeadlineSeconds, 3600 s. "
+        "It waited for this: 0/3 nodes are available."
+    )
+    gone = decided(Observed(record=record()), ending.status, runPolicy=policy)
+    assert (told(gone, "Failed"), gone.actions) == (("True", "PendingDeadlineExceeded"), ())
+
+
+FIRST, SECOND, THIRD = "2024-05-06T11:10:00Z", "2024-05-06T11:20:00Z", "2024-05-06T11:40:00Z"
+
+
+def test_disruptions_are_counted_once_each():
+    first = created(ended(75, "pod-1"), FIRST)
+    one = decided(Observed(job(active=1), (first,), record=record()), RUNNING)
+    assert (one.status["disruptions"], one.status["lastDisruption"]["pod"]) == (1, f"{JOB}-pod-1")
+    same = decided(Observed(job(active=1), (first,), record=record()), one.status)
+    assert same.status["disruptions"] == 1
+    second = created(disrupted(running("pod-2")), SECOND)
+    two = decided(Observed(job(active=1), (first, second), record=record()), same.status)
+    assert two.status["disruptions"] == 2
+    assert two.status["lastDisruption"]["message"] == "preempting to accommodate a higher priority pod"
+    # The first pod was collected, and the second one is seen again.
+    again = decided(Observed(job(active=1), (second, created(running("pod-3"), THIRD)), record=record()), two.status)
+    assert again.status["disruptions"] == 2
+
+
+@pytest.mark.parametrize(
+    ("observed", "spec"),
+    [
+        (Observed(job(failed=1), (created(ended(1), FIRST),), record=record()), {}),
+        (Observed(suspended(job()), (created(ended(75), FIRST),), record=record()), {}),
+        (Observed(job(deleted=True), (created(ended(75), FIRST),), record=record()), {}),
+        (Observed(job(active=1), (created(ended(75), FIRST),), record=record()), {"suspend": True}),
+    ],
+)
+def test_failures_and_stops_that_were_asked_for_are_no_disruptions(observed, spec):
+    assert "disruptions" not in decided(observed, RUNNING, **spec).status
+
+
+def test_a_session_that_is_disrupted_too_often_is_ended():
+    observed = Observed(job(active=1), (created(disrupted(running()), FIRST),), record=record())
+    policy = {"maxDisruptions": 2}
+    assert decided(observed, {**RUNNING, "disruptions": 1}, runPolicy=policy).actions == ()
+    decision = decided(observed, {**RUNNING, "disruptions": 2}, runPolicy=policy)
+    assert decision.actions == (EndJob("DisruptedTooOften"),)
+    failed = job(BY_DEADLINE, annotations={ENDED_ANNOTATION: "DisruptedTooOften"})
+    end = decided(Observed(failed, record=record()), decision.status, runPolicy=policy)
+    assert told(end, "Failed") == ("True", "DisruptedTooOften")
+    assert condition(end.status, "Failed")["message"].startswith("3 attempts were disrupted, more than runPolicy.max")
+
+
+QUEUED = {"scheduling": {"queueName": "team-a"}}
+HELD = suspended(job())
+
+
+def held(seconds_ago: int) -> dict[str, Any]:
+    at = (NOW - timedelta(seconds=seconds_ago)).isoformat()
+    return {**HELD, "metadata": {**HELD["metadata"], "creationTimestamp": at}}
+
+
+def workload(*conditions: tuple[str, str, str]) -> dict[str, Any]:
+    given = [{"type": kind, "status": status, "message": message} for kind, status, message in conditions]
+    return {"metadata": {"name": "job-x"}, "status": {"conditions": given}}
+
+
+QUEUES = {
+    "a Job that Kueue has let run": (job(active=1), Queue(), ("True", "Admitted"), "Queue team-a has let the Job run."),
+    "a Job that Kueue has not looked at": (held(5), Queue(), ("False", "WaitingForQuota"), "Kueue has not looked at"),
+    "a Job without quota, in Kueue's words and with its place": (
+        held(500),
+        Queue(workload=workload(("QuotaReserved", "False", "couldn't assign flavors to pod set main")), position=2),
+        ("False", "WaitingForQuota"),
+        "couldn't assign flavors to pod set main It is number 3 in queue team-a.",
+    ),
+    "a Job that was preempted": (
+        held(500),
+        Queue(workload=workload(("Evicted", "True", "Preempted to accommodate a workload"))),
+        ("False", "WaitingForQuota"),
+        "Preempted to accommodate a workload",
+    ),
+    "a Job with quota that waits for an admission check": (
+        held(500),
+        Queue(workload=workload(("QuotaReserved", "True", ""), ("Admitted", "False", "The check dws is pending."))),
+        ("True", "Admitted"),
+        "The check dws is pending.",
+    ),
+    "a cluster without Kueue": (held(61), Queue(installed=False), ("False", "KueueMissing"), "Kueue is not installed"),
+    "a Kueue that does not look after Jobs": (held(61), Queue(), ("False", "KueueMissing"), "Kueue has made no Work"),
+    "a Kueue that looks after sessions": (
+        held(61), Queue(holds_session=True), ("False", "SessionQueuedInsteadOfJob"), "Kueue is set up to queue Train",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("at", "queue", "state", "words"), QUEUES.values(), ids=QUEUES.keys())
+def test_a_session_in_a_queue_tells_what_it_waits_for(at, queue, state, words):
+    decision = decided(Observed(at, record=record(), queue=queue), {"jobName": JOB}, **QUEUED)
+    assert told(decision, "QuotaReserved") == state
+    assert condition(decision.status, "QuotaReserved")["message"].startswith(words)
+    if at is not job and at["spec"].get("suspend"):
+        assert condition(decision.status, "PodsReady")["message"].startswith(words)
+    assert decision.actions == ()
+    assert decision.status["phase"] == "Pending"
+
+
+def test_a_session_outside_of_queues_has_no_condition_about_quota():
+    decision = decided(PENDING, {"jobName": JOB})
+    assert "QuotaReserved" not in [c["type"] for c in decision.status["conditions"]]
+
+
+def test_a_node_that_is_gone_is_named_when_the_pods_time_is_over():
+    late = terminating(running(), node="gpu-1")
+    late["metadata"]["deletionTimestamp"] = ENDED
+    decision = decided(Observed(job(active=1), (late,), record=record()), RUNNING)
+    assert told(decision, "PodsReady") == ("False", "PodTerminating"), "a minute is not yet too long"
+    decision = decide(session(RUNNING), Observed(job(active=1), (late,), record=record()), NOW + timedelta(seconds=1))
+    assert told(decision, "PodsReady") == ("False", "NodeLost")
+    assert "kubectl delete node gpu-1" in condition(decision.status, "PodsReady")["message"]
+
+
+def test_the_pullers_words_do_not_flap():
+    def pulling(reason: str, message: str) -> Observed:
+        state = {"waiting": {"reason": reason, "message": message}}
+        return Observed(job(active=1), (pod("pod-1", "Pending", state),), record=record())
+
+    first = decided(pulling("ErrImagePull", "not found"), {"jobName": JOB})
+    second = decided(pulling("ImagePullBackOff", "Back-off pulling image"), first.status)
+    assert second.status == first.status
+
+
+def test_gpu_seconds_are_those_of_pods_with_gpus_and_of_jobs_before():
+    limits = {"containers": [{"resources": {"limits": {"nvidia.com/gpu": "2"}}}]}
+    one = {**ended(1), "spec": limits}
+    annotations = {"trainingsession.dev/gpu-seconds-before": "100"}
+    observed = Observed(job(FAILED, annotations=annotations), (one, ended(0, "pod-2")), record=record())
+    assert decided(observed, RUNNING).status["gpuSeconds"] == 100 + 2 * 29 * 60
+
+
+def test_an_out_of_memory_kill_says_what_to_try():
+    observed = Observed(job(FAILED), (ended(137, reason="OOMKilled"),), record=record())
+    message = condition(decided(observed, RUNNING, resources={"memory": "1.5Gi"}).status, "Failed")["message"]
+    assert message == (
+        "The trainer needed more than resources.memory, 1.5Gi, and was killed; "
+        "in a new session try 3Gi, or training.batchSize 16 instead of 32."
+    )
+
+
+def test_an_answer_from_an_earlier_session_names_it():
+    answered = record(result=result(), reusedFrom={"name": "older", "uid": "u"})
+    decision = decided(Observed(record=answered, step=None))
+    assert (decision.status["phase"], decision.status["reusedFrom"]) == ("Succeeded", {"name": "older", "uid": "u"})
+    assert told(decision, "Complete") == ("True", "ResultReused")
+    assert "jobName" not in decision.status
+    assert decision.status["completionTime"] > EARLIER
+
+
+def test_a_pod_that_is_just_being_started_is_no_news():
+    starting = pod("pod-1", "Pending", {"waiting": {"reason": "ContainerCreating"}})
+    young, old = (created(starting, (NOW - timedelta(seconds=age)).isoformat()) for age in (1, 3))
+    before = decided(Observed(job(), record=record()), {"jobName": JOB}).status
+    decision = decided(Observed(job(active=1), (young,), record=record()), before)
+    assert (told(decision, "PodsReady"), decision.look_again) == (("False", "JobCreated"), 2)
+    later = decided(Observed(job(active=1), (old,), record=record()), decision.status)
+    assert told(later, "PodsReady") == ("False", "ContainerCreating")

@@ -1,0 +1,53 @@
+"""Whoever is called by an alert finds its heading in the runbook, and what the runbook names is there."""
+
+import re
+
+import yaml
+
+
+def rules(repo):
+    return (repo / "charts/trainingsession/templates/operator-alerts.yaml").read_text()
+
+
+def test_every_alert_has_its_heading_in_the_runbook_and_every_heading_its_alert(repo):
+    alerts = re.findall(r"- alert: (\w+)", rules(repo))
+    page = (repo / "docs/runbook.md").read_text()
+    section = page.partition("\n## Alerts\n")[2]
+    assert alerts
+    assert re.findall(r"^### (\w+)$", section, re.MULTILINE) == alerts
+
+
+def test_links_of_the_runbook_lead_somewhere(repo):
+    page = (repo / "docs/runbook.md").read_text()
+    anchors = {heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", page, re.MULTILINE)}
+    for target in re.findall(r"\]\(([^)]+)\)", page):
+        path, _, anchor = target.partition("#")
+        assert not path or (repo / "docs" / path).is_file(), target
+        assert not anchor or anchor in anchors, target
+
+
+def test_values_that_the_runbook_names_are_the_chart_s(repo):
+    values = yaml.safe_load((repo / "charts/trainingsession/values.yaml").read_text())
+    page = (repo / "docs/runbook.md").read_text()
+    named = set(re.findall(r"`((?:operator|mongodb|features|monitoring|storage)\.[A-Za-z.]+)", page))
+    assert named
+    for path in named:
+        found = values
+        for key in path.split("."):
+            assert key in found, path
+            found = found[key]
+
+
+def test_metrics_that_the_runbook_names_are_told(repo):
+    from trainingsession_operator.metrics import Metrics
+    from trainingsession_operator.queue import WorkQueue
+
+    metrics = Metrics()
+    WorkQueue(lambda key: None, 0, metrics)
+    metrics.follow_sessions(dict)
+    told = set(re.findall(r"^# TYPE (\w+) ", metrics.expose().decode(), re.MULTILINE))
+    page = (repo / "docs/runbook.md").read_text()
+    prefixes = "trainingsession|workqueue|rest_client|controller_runtime|mongodb|process"
+    named = set(re.findall(rf"`((?:{prefixes})_[a-z_]+)[`\[]", page))
+    assert len(named) > 20
+    assert named <= told
