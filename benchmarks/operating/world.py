@@ -21,14 +21,13 @@ from pymongo.database import Database
 
 from operating.api import Api, Json, Seen
 from real_apiserver import RealApiServer
-from real_mongod import RealMongod
+from real_mongod import RealMongod, free_port
 from trainingsession_operator.jobs import NAME_LABEL
 from trainingsession_operator.records import database_name
 from trainingsession_operator.resource import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from trainingsession_operator.status import is_finished
 
 REPO = Path(__file__).resolve().parents[2]
-READY = "http://127.0.0.1:8081/readyz"
 QUIET_CORES = 0.02
 AUDIT = """\
 apiVersion: audit.k8s.io/v1
@@ -86,21 +85,21 @@ class World:
 
     def start_operator(self) -> float:
         """Start the operator and return when it says that it is ready; gives the time of its start."""
-        if _is_ready():
-            raise RuntimeError(f"something else answers at {READY}; end it first, the operator needs its port")
         (self._folder / "mongodb-uri").write_text(self._mongod.uri)
         environment = {
             **os.environ,
             "KUBECONFIG": str(self._server.kubeconfig()),
             "MONGODB_URI_FILE": str(self._folder / "mongodb-uri"),
             "TRAINER_IMAGE": "example.org/trainer:1",
+            "HEALTH_PORT": str(free_port()),
+            "METRICS_PORT": str(metrics := free_port()),
         }
         began = time.perf_counter()
         command = [sys.executable, "-m", "trainingsession_operator"]
         self._operator = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
         )
-        while not _is_ready():
+        while not _is_ready(metrics):
             if self._operator.poll() is not None or time.perf_counter() - began > 60:
                 log = (self._folder / "operator.log").read_text(errors="replace")[-2000:]
                 raise RuntimeError(f"the operator did not come up:\n{log}")
@@ -187,9 +186,9 @@ class Namespace:
         self.api.delete(self.pods)
 
 
-def _is_ready() -> bool:
+def _is_ready(port: int) -> bool:
     try:
-        with urllib.request.urlopen(READY, timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
