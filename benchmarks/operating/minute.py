@@ -22,7 +22,7 @@ def writes(world: World) -> list[Row]:
     there = Namespace(world)
     actor = Actor(there)
     there.create("before")
-    there.seen.wait("before has a Job")
+    there.wait_for_jobs("before")
     there.clear()
     marks = len(world.audit_log.read_text().splitlines())
     profiled = there.database
@@ -45,7 +45,7 @@ def writes(world: World) -> list[Row]:
 def _minute(there: Namespace, actor: Actor) -> None:
     """Pending for 2 s, extracting for 20, training for 30, publishing for 8."""
     there.create("minute")
-    there.seen.wait("minute has a Job")
+    there.wait_for_jobs("minute")
     attempt = actor.start("minute")
     began = time.perf_counter()
 

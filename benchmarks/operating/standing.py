@@ -27,7 +27,7 @@ def running(world: World) -> list[Row]:
     actor = Actor(there)
     names = [f"run{i:03}" for i in range(RUNNING)]
     there.api.many(there.create, names)
-    there.seen.wait(*(f"{name} has a Job" for name in names))
+    there.wait_for_jobs(*names)
     attempts: list[Attempt] = there.api.many(actor.run, names)
     there.seen.wait(*(f"{name} Extracting" for name in names))
     world.settle(20)
@@ -72,7 +72,7 @@ def finished(world: World) -> list[Row]:
     actor = Actor(there)
     there.create("old")
     there.create("ends")
-    there.seen.wait("old has a Job", "ends has a Job")
+    there.wait_for_jobs("old", "ends")
     _finish(actor, actor.run("old"))
     ends = actor.run("ends")
     there.seen.wait("old finished", "ends Extracting")
@@ -121,7 +121,7 @@ def foreign(world: World) -> list[Row]:
     world.start_operator()
     there = Namespace(world)
     there.create("mine")
-    there.seen.wait("mine has a Job")
+    there.wait_for_jobs("mine")
     there.clear()
     before = world.memory()
     container = {"name": "main", "image": "example.org/other:1", "env": [{"name": "A", "value": "x" * 500}]}
@@ -138,7 +138,7 @@ def foreign(world: World) -> list[Row]:
     world.stop_operator()
     world.start_operator()
     there.create("again")
-    there.seen.wait("again has a Job")
+    there.wait_for_jobs("again")
     there.api.delete(f"{there.sessions}/again")
     world.settle()
     restarted = world.memory() - before
@@ -157,7 +157,7 @@ def cycles(world: World, count: int, seconds: float) -> list[Row]:
     def cycle(i: int) -> None:
         name = f"cycle{i:05}"
         there.create(name)
-        there.seen.wait(f"{name} has a Job")
+        there.wait_for_jobs(name)
         there.api.delete(f"{there.sessions}/{name}")
         there.seen.wait(f"{name} deleted")
         there.api.delete(f"{there.jobs}/{there.job_of(name)['metadata']['name']}")

@@ -171,6 +171,10 @@ class Namespace:
         body: Json = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": spec}
         return self.api.create(self.sessions, body)
 
+    def wait_for_jobs(self, *names: str) -> float:
+        """Give the time at which all of these sessions had a Job and a status that names it."""
+        return max(self.job_seen.wait(*names), self.seen.wait(*(f"{name} names its Job" for name in names)))
+
     def job_of(self, name: str) -> Json:
         """Give the Job of a session."""
         (job,) = self.api.get(f"{self.jobs}?labelSelector={NAME_LABEL}%3D{name}")["items"]
@@ -205,8 +209,8 @@ def _job_notes(kind: str, job: Json) -> Iterator[str]:
 
 def _session_notes(kind: str, session: Json) -> Iterator[str]:
     name, status = session["metadata"]["name"], session.get("status") or {}
-    if status.get("jobName"):
-        yield f"{name} has a Job"
+    if (status.get("placement") or {}).get("job"):
+        yield f"{name} names its Job"
     if status.get("phase"):
         yield f"{name} {status['phase']}"
     if is_finished(status):

@@ -69,6 +69,11 @@ class SessionIndex:
         known = self.get(uid)
         return known.key if known and known.live else None
 
+    def __len__(self) -> int:
+        """How many live sessions there are."""
+        with self._lock:
+            return sum(known.live for known in self._known.values())
+
     def live(self) -> list[Key]:
         """Keys of all live sessions."""
         with self._lock:

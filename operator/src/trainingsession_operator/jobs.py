@@ -19,6 +19,7 @@ SESSION_ANNOTATION = "trainingsession.dev/session"
 TENANT_SECRET = "trainingsession-mongodb"  # noqa: S105 - a name, not a secret
 ATTEMPTS_ANNOTATION = "trainingsession.dev/attempts-before"
 GPU_SECONDS_ANNOTATION = "trainingsession.dev/gpu-seconds-before"
+DISRUPTIONS_ANNOTATION = "trainingsession.dev/disruptions-before"
 ENDED_ANNOTATION = "trainingsession.dev/ended-because"
 """The operator's reason for ending a Job, of which Kubernetes only knows a deadline."""
 CONTAINER = "trainer"
@@ -117,12 +118,12 @@ def image_of(job: Mapping[str, Any]) -> str:
 
 def _annotations(session: Session) -> dict[str, str]:
     # A Job that is made again or follows another one goes on counting where that one stopped.
-    attempts, used = session.status.get("attempts") or 0, session.status.get("gpuSeconds") or 0
-    return (
-        {plan.RUN_ANNOTATION: plan.run_digest(session)}
-        | ({ATTEMPTS_ANNOTATION: str(attempts)} if attempts else {})
-        | ({GPU_SECONDS_ANNOTATION: str(used)} if used else {})
-    )
+    counts = {
+        ATTEMPTS_ANNOTATION: session.status.get("attempts"),
+        GPU_SECONDS_ANNOTATION: session.status.get("gpuSeconds"),
+        DISRUPTIONS_ANNOTATION: session.status.get("disruptions"),
+    }
+    return {plan.RUN_ANNOTATION: plan.run_digest(session)} | {key: str(value) for key, value in counts.items() if value}
 
 
 def _pods_of(session: Session, workers: int) -> Json:

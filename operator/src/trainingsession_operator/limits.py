@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from . import pods as pods_say
-from .jobs import GPU_SECONDS_ANNOTATION, PATIENT_EXIT_CODES
+from .jobs import DISRUPTIONS_ANNOTATION, GPU_SECONDS_ANNOTATION, PATIENT_EXIT_CODES
 from .queueing import is_held
 from .resource import Json, Session
 from .status import SUSPENDED, condition_of
@@ -41,6 +41,14 @@ def disruptions(
     words = _why_disrupted(newest) or (f"{ended.message} ({ended.how})".strip() if ended else "")
     told = {"pod": newest["metadata"]["name"], "created": _created(newest), "message": words[:MESSAGE_LENGTH]}
     return Disruptions(known.count + len(fresh), {key: value for key, value in told.items() if value})
+
+
+def vanished(now: Disruptions, job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> int:
+    """Count the Job's attempts that were disrupted and of which no pod is left."""
+    annotations = job.get("metadata", {}).get("annotations") or {}
+    earlier = str(annotations.get(DISRUPTIONS_ANNOTATION, ""))[:9]
+    in_job = now.count - (int(earlier) if earlier.isdecimal() else 0)
+    return max(0, in_job - sum(map(_is_disrupted, pods_say.first_workers(pods)))) if job else 0
 
 
 def pending_seconds_left(session: Session, pods: Sequence[Mapping[str, Any]], now: datetime) -> float | None:

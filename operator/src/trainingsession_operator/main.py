@@ -24,7 +24,7 @@ from .metrics import Metrics
 from .mongodb_server import ServerSecretError, ensure_server_secret
 from .queue import Key, WorkQueue
 from .rate_limit import RequestLimit
-from .reconcile import Reconciler
+from .reconcile import PROGRESS_PER_SECOND, PROGRESS_SECONDS, Reconciler
 from .settings import Settings
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ WATCH_STOP_SECONDS = 6.0
 WORK_STOP_SECONDS = 3.0
 """For running looks and the storage to end. All of it is within ten seconds, and whatever is cut off is done again."""
 RECORD_PAUSE = 1.0
-"""A trainer's progress comes every few seconds; many records' changes become one look."""
+"""What a trainer writes at a turn of its work becomes one look."""
 PING_SECONDS = 10.0
 
 
@@ -65,6 +65,11 @@ def kopf_settings() -> kopf.OperatorSettings:
     return settings
 
 
+def progress_pause(live: int) -> float:
+    """Seconds until a look at nothing but progress, of so many live sessions: no more looks than may be written."""
+    return max(PROGRESS_SECONDS, live / PROGRESS_PER_SECOND)
+
+
 def run(settings: Settings) -> None:
     """Run until SIGTERM; raises StartError when the cluster is not ready for the operator."""
     metrics, stop = Metrics(), threading.Event()
@@ -90,10 +95,10 @@ def run(settings: Settings) -> None:
     metrics.follow_sessions(index.census)
     metrics.follow_watch(lambda: watchdog.silence()[0])
 
-    def record_changed(uid: str) -> None:
+    def record_changed(uid: str, progress_alone: bool) -> None:
         key = index.find(uid)
         if key:
-            queue.add(key, RECORD_PAUSE)
+            queue.add(key, progress_pause(len(index)) if progress_alone else RECORD_PAUSE)
 
     def records_lost() -> None:
         for key in index.live():

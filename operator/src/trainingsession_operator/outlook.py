@@ -89,7 +89,7 @@ def status_of(
         "completionTime": (_utc(outlook.ended_at) or before.get("completionTime") or now) if end else None,
         "placement": plan.placement(session, step) if step else None,
         "jobName": _job_name(outlook, job, before),
-        "attempts": _attempts(observed, before),
+        "attempts": _attempts(observed, before, disruptions),
         "progress": _progress(session, observed, outlook, news),
         "samples": record_view.samples(record) or before.get("samples"),
         "features": record_view.features(record) or before.get("features"),
@@ -109,13 +109,15 @@ def status_of(
     return {key: value for key, value in values.items() if value is not None and value != {}}
 
 
-def _attempts(observed: Observed, before: Mapping[str, Any]) -> int | None:
+def _attempts(observed: Observed, before: Mapping[str, Any], disruptions: limits.Disruptions) -> int | None:
     """Count the trainer pods of this Job and of those before it; never less than was said before."""
     job: Mapping[str, Any] = observed.job or {}
     counts, annotations = job.get("status", {}), job.get("metadata", {}).get("annotations") or {}
     earlier = str(annotations.get(ATTEMPTS_ANNOTATION, ""))[:9]
     now = sum(int(counts.get(kind) or 0) for kind in ("active", "succeeded", "failed"))
     now = max(now, len(observed.pods)) + (int(earlier) if earlier.isdecimal() else 0)
+    # A pod that was drained leaves neither itself nor a count in the Job.
+    now += limits.vanished(disruptions, job, observed.pods)
     return max(now, int(before.get("attempts") or 0)) or None
 
 

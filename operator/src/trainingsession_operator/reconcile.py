@@ -14,7 +14,7 @@ from .cluster import Cluster
 from .decide import decide, refuse
 from .errors import ApiError, ConflictError, SessionError
 from .observe import REFUSALS, Observer
-from .observed import LOOK_SOON, Action, CreateJob, Decision, DeleteJob, EndHelpers, EndJob, SetDeadline
+from .observed import Action, CreateJob, Decision, DeleteJob, EndHelpers, EndJob, SetDeadline
 from .queue import Key
 from .records import Records
 from .resource import Json, Session, is_ours, parse_session, seconds_after_end
@@ -34,6 +34,8 @@ from .status import (
 
 log = logging.getLogger(__name__)
 
+LOOK_AT_NEW_JOB = 5.0
+"""The Job's pod wakes us; this is for Jobs whose pods are denied, which is told by Events only."""
 PROGRESS_SECONDS = 15.0
 PROGRESS_PER_SECOND, PROGRESS_BURST = 20.0, 20
 """Writes of nothing but progress, over all sessions."""
@@ -92,7 +94,7 @@ class Reconciler:
             elif observed.step is not None and any(isinstance(action, CreateJob) for action in decision.actions):
                 if is_new:
                     # The first write has said so; the next one tells how the Job's pod fares.
-                    return LOOK_SOON
+                    return LOOK_AT_NEW_JOB
                 decision = _with_job_name(decision, plan.step_name(session, observed.step))
         due = self._may_write(key, session, decision)
         if due:
@@ -157,9 +159,8 @@ class Reconciler:
                         return State("False", Reason.JOB_REFUSED, f"The operator {error}")
                     if lost:
                         self.records.count_lost_job(session)
-                    log.info("session %s: Job %s made", session.title, name)
                     why = plan.placement(session, step)
-                    self._event(session, name, "Normal", "JobCreated", f"Job {name} ({why['device']}): {why['reason']}")
+                    log.info("session %s: Job %s made (%s): %s", session.title, name, why["device"], why["reason"])
                 case DeleteJob(name=old, uid=uid):
                     self.cluster.delete_job(session.namespace, old, uid)
                     log.info("session %s: Job %s deleted", session.title, old)

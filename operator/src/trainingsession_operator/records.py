@@ -38,10 +38,14 @@ COLLECTION = "sessions"
 RECORD_VERSION = 2
 """From 2 on, the operator notes a session's end in its record before it writes it into the status."""
 FEATURE_SETS, FEATURE_SHARDS = "feature_sets", "feature_shards"
+PROGRESS = {"progress", "updatedAt"}
+"""Fields that a trainer changes every few seconds."""
 MOST_ANSWERS = 16
 """Earlier sessions of the same experiment that are looked at, until one has all of its artifacts."""
 MOST_SETS = 64
 """Feature sets of one recipe that are looked at: two, and more where an older trainer stored them in another way."""
+FRESH_SECONDS = 1.0
+"""How long a look at a namespace and its Secret serves new sessions; no namespace is made anew in that time."""
 ENSURE_SECONDS = 600.0
 """How long a namespace's database, user and Secret are believed to be as they were left."""
 NAMESPACE_CUT = 44
@@ -238,7 +242,7 @@ class Records:
     def _namespace_database(self, namespace: str, *, anew: bool = False) -> Database[Document]:
         asked = time.monotonic()
         known = self._ensured.get(namespace, _NOTHING)
-        if not anew and asked < known.set_at + ENSURE_SECONDS:
+        if asked < (known.looked_at + FRESH_SECONDS if anew else known.set_at + ENSURE_SECONDS):
             return self._client[known.database]
         # Outside of the lock: while MongoDB is away, all sessions of the namespace wait for it at once and not in turn.
         _storage("be reached", lambda: self._client.admin.command("ping"))
@@ -307,15 +311,21 @@ class Records:
         user = f"{quote_plus(database)}:{quote_plus(password)}"
         return f"{parts.scheme}://{user}@{hosts}/{database}?{'&'.join(options)}"
 
-    def follow(self, changed: Callable[[str], None], lost: Callable[[], None], stop: threading.Event) -> None:
-        """Call `changed` with the UID of every record that changes, until `stop`.
+    def follow(self, changed: Callable[[str, bool], None], lost: Callable[[], None], stop: threading.Event) -> None:
+        """Call `changed` with the UID of every record that changes, and whether it is progress alone, until `stop`.
 
         A stream that ended is begun anew at now; `lost` is called then, because changes may have been missed.
         """
+        fields = {"$ifNull": ["$updateDescription.updatedFields", {"replaced": True}]}
         # Only the operator inserts records, and it knows.
         pipeline: list[Mapping[str, Any]] = [
             {"$match": {"ns.coll": COLLECTION, "operationType": {"$in": ["update", "replace"]}}},
-            {"$project": {"documentKey": 1}},
+            {
+                "$project": {
+                    "documentKey": 1,
+                    "fields": {"$map": {"input": {"$objectToArray": fields}, "in": "$$this.k"}},
+                }
+            },
         ]
         pause = 1.0
         while not stop.is_set():
@@ -327,7 +337,8 @@ class Records:
                     while not stop.is_set():
                         change = stream.try_next()
                         if change is not None:
-                            changed(str(change["documentKey"]["_id"]))
+                            courtesy = all(name.split(".")[0] in PROGRESS for name in change["fields"])
+                            changed(str(change["documentKey"]["_id"]), courtesy)
             except (PyMongoError, BSONError) as error:
                 if stop.is_set():
                     return

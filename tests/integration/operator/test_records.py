@@ -160,6 +160,7 @@ def test_a_crash_between_secret_and_user_is_made_good(guarded, records, cluster)
         assert tenant[before["database"]][COLLECTION].count_documents({}) == 1
 
 
+@pytest.mark.usefixtures("a_second_later")
 def test_a_secret_that_was_written_without_an_answer_gets_its_user_from_the_same_operator(guarded, records, cluster):
     session = session_in(cluster.namespace())
     records.prepare(session)
@@ -225,6 +226,7 @@ def test_a_secret_written_by_somebody_else_just_now_is_waited_for(records, clust
     assert records.prepare(session)["_id"] == session.uid
 
 
+@pytest.mark.usefixtures("a_second_later")
 def test_a_namespace_made_again_gets_another_database_from_the_same_operator(records, cluster):
     session = session_in(cluster.namespace())
     records.prepare(session)
@@ -237,6 +239,7 @@ def test_a_namespace_made_again_gets_another_database_from_the_same_operator(rec
         assert tenant[new["database"]][COLLECTION].count_documents({}) == 1
 
 
+@pytest.mark.usefixtures("a_second_later")
 def test_a_secret_deleted_by_hand_is_there_again_for_the_next_session(records, cluster):
     session = session_in(cluster.namespace())
     records.prepare(session)
@@ -282,23 +285,32 @@ def test_a_lost_job_is_counted(records, cluster):
     assert records.prepare(session)["jobsLost"] == 1
 
 
+@pytest.fixture
+def a_second_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No look at a namespace serves the next new session: each comes more than a second after the one before."""
+    monkeypatch.setattr("trainingsession_operator.records.FRESH_SECONDS", 0.0)
+
+
 UNREADABLE = DatetimeMS(2**60)
 
 
 def test_a_time_that_python_cannot_hold_ends_neither_a_look_nor_the_following_of_changes(records, cluster):
     session = session_in(cluster.namespace())
     records.prepare(session)
-    changed: queue.Queue[str] = queue.Queue()
+    changed: queue.Queue[tuple[str, bool]] = queue.Queue()
+    told = lambda uid, progress_alone: changed.put((uid, progress_alone))  # noqa: E731
     begun, stop = threading.Event(), threading.Event()
-    follower = threading.Thread(target=records.follow, args=(changed.put, begun.set, stop), daemon=True)
+    follower = threading.Thread(target=records.follow, args=(told, begun.set, stop), daemon=True)
     follower.start()
     assert begun.wait(SOON)
     with as_tenant(cluster, session.namespace) as tenant:
         own = tenant[cluster.secrets[session.namespace, SECRET]["database"]][COLLECTION]
         own.insert_one({"_id": UNREADABLE})
+        own.update_one({"_id": UNREADABLE}, {"$set": {"phase": "Training"}})
         own.update_one({"_id": session.uid}, {"$set": {"progress": {"at": UNREADABLE}}})
-    while changed.get(timeout=SOON) != session.uid:
+    while (change := changed.get(timeout=SOON))[0] != session.uid:
         pass
+    assert change == (session.uid, True), "nothing but progress"
     assert records.prepare(session)["progress"]
     stop.set()
     follower.join(SOON)
@@ -379,8 +391,9 @@ def test_changes_wake_and_after_an_outage_of_mongod_everything_is_looked_at(tmp_
     seen: list[str] = []
     stop = threading.Event()
 
-    def changed(uid: str) -> None:
+    def changed(uid: str, progress_alone: bool) -> None:
         seen.append(uid)
+        assert not progress_alone
         changes.release()
 
     follower = threading.Thread(target=records.follow, args=(changed, losses.release, stop), daemon=True)
@@ -388,8 +401,8 @@ def test_changes_wake_and_after_an_outage_of_mongod_everything_is_looked_at(tmp_
     try:
         assert losses.acquire(timeout=SOON), "at the start everything is looked at"
         session = session_in(cluster.namespace())
+        # Its own insert is no news to the operator.
         records.prepare(session)
-        assert changes.acquire(timeout=SOON)
         with MongoClient(server.uri) as other:
             other["elsewhere"]["not_sessions"].insert_one({"_id": "nobody"})
         records.count_lost_job(session)

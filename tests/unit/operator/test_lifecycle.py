@@ -29,7 +29,7 @@ from builders import (
 )  # fmt: skip
 from trainingsession_operator import plan
 from trainingsession_operator.decide import decide
-from trainingsession_operator.jobs import ENDED_ANNOTATION
+from trainingsession_operator.jobs import ATTEMPTS_ANNOTATION, ENDED_ANNOTATION
 from trainingsession_operator.observed import CreateJob, Decision, DeleteJob, EndJob, Observed
 from trainingsession_operator.queueing import Queue
 
@@ -198,6 +198,11 @@ def test_disruptions_are_counted_once_each():
     # The first pod was collected, and the second one is seen again.
     again = decided(Observed(job(active=1), (second, created(running("pod-3"), THIRD)), record=record()), two.status)
     assert again.status["disruptions"] == 2
+    assert again.status["attempts"] == 3, "the one that is gone is counted too"
+    # The next Job begins with what is known so far.
+    before = {"trainingsession.dev/disruptions-before": "2", ATTEMPTS_ANNOTATION: "3"}
+    third = job(active=1, annotations=before)
+    assert decided(Observed(third, (running("pod-4"),), record=record()), again.status).status["attempts"] == 4
 
 
 @pytest.mark.parametrize(
