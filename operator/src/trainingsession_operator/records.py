@@ -44,8 +44,6 @@ MOST_ANSWERS = 16
 """Earlier sessions of the same experiment that are looked at, until one has all of its artifacts."""
 MOST_SETS = 64
 """Feature sets of one recipe that are looked at: two, and more where an older trainer stored them in another way."""
-FRESH_SECONDS = 1.0
-"""How long a look at a namespace and its Secret serves new sessions; no namespace is made anew in that time."""
 ENSURE_SECONDS = 600.0
 """How long a namespace's database, user and Secret are believed to be as they were left."""
 NAMESPACE_CUT = 44
@@ -242,7 +240,7 @@ class Records:
     def _namespace_database(self, namespace: str, *, anew: bool = False) -> Database[Document]:
         asked = time.monotonic()
         known = self._ensured.get(namespace, _NOTHING)
-        if asked < (known.looked_at + FRESH_SECONDS if anew else known.set_at + ENSURE_SECONDS):
+        if not anew and asked < known.set_at + ENSURE_SECONDS:
             return self._client[known.database]
         # Outside of the lock: while MongoDB is away, all sessions of the namespace wait for it at once and not in turn.
         _storage("be reached", lambda: self._client.admin.command("ping"))

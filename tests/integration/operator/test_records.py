@@ -160,7 +160,6 @@ def test_a_crash_between_secret_and_user_is_made_good(guarded, records, cluster)
         assert tenant[before["database"]][COLLECTION].count_documents({}) == 1
 
 
-@pytest.mark.usefixtures("a_second_later")
 def test_a_secret_that_was_written_without_an_answer_gets_its_user_from_the_same_operator(guarded, records, cluster):
     session = session_in(cluster.namespace())
     records.prepare(session)
@@ -226,7 +225,6 @@ def test_a_secret_written_by_somebody_else_just_now_is_waited_for(records, clust
     assert records.prepare(session)["_id"] == session.uid
 
 
-@pytest.mark.usefixtures("a_second_later")
 def test_a_namespace_made_again_gets_another_database_from_the_same_operator(records, cluster):
     session = session_in(cluster.namespace())
     records.prepare(session)
@@ -239,7 +237,6 @@ def test_a_namespace_made_again_gets_another_database_from_the_same_operator(rec
         assert tenant[new["database"]][COLLECTION].count_documents({}) == 1
 
 
-@pytest.mark.usefixtures("a_second_later")
 def test_a_secret_deleted_by_hand_is_there_again_for_the_next_session(records, cluster):
     session = session_in(cluster.namespace())
     records.prepare(session)
@@ -283,12 +280,6 @@ def test_a_lost_job_is_counted(records, cluster):
         own.update_one({"_id": session.uid}, {"$set": {"jobsLost": "many"}})
     records.count_lost_job(session)
     assert records.prepare(session)["jobsLost"] == 1
-
-
-@pytest.fixture
-def a_second_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No look at a namespace serves the next new session: each comes more than a second after the one before."""
-    monkeypatch.setattr("trainingsession_operator.records.FRESH_SECONDS", 0.0)
 
 
 UNREADABLE = DatetimeMS(2**60)
