@@ -77,26 +77,33 @@ class NamespaceWatch:
     def _follow(self, kind: str, path: str) -> None:
         settings = self._api.configuration
         headers = {"Authorization": settings.api_key["authorization"]}
-        response = self._api.rest_client.pool_manager.request(
-            "GET", f"{settings.host}{path}?watch=true&timeoutSeconds=3600", headers=headers, preload_content=False,
-            timeout=urllib3.Timeout(connect=5, read=None), retries=False,
-        )  # fmt: skip
-        rest = b""
         try:
-            for chunk in response.stream(1 << 16, decode_content=True):
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    self._tell(kind, json.loads(line))
+            # The API server ends the watches of a kind that was defined just now, and refuses them for a moment.
+            while True:
+                self._read(kind, f"{settings.host}{path}?watch=true&timeoutSeconds=3600", headers)
         except urllib3.exceptions.HTTPError:
             # The API server is gone; whoever waits for more is told that it did not come.
             return
+
+    def _read(self, kind: str, url: str, headers: dict[str, str]) -> None:
+        response = self._api.rest_client.pool_manager.request(
+            "GET", url, headers=headers, preload_content=False,
+            timeout=urllib3.Timeout(connect=5, read=None), retries=False,
+        )  # fmt: skip
+        rest = b""
+        for chunk in response.stream(1 << 16, decode_content=True):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                event = json.loads(line)
+                if "metadata" in event.get("object", {}) and event["type"] != "ERROR":
+                    self._tell(kind, event)
 
     def _tell(self, kind: str, event: Json) -> None:
         found = event["object"]
         with self._changed:
             if event["type"] == "DELETED":
                 self.now[kind].pop(found["metadata"]["uid"], None)
-            else:
+            elif found["metadata"] != self.now[kind].get(found["metadata"]["uid"], {}).get("metadata"):
                 self.now[kind][found["metadata"]["uid"]] = found
                 self.history[kind].append(found)
             self._changed.notify_all()
