@@ -23,9 +23,9 @@ from operating.api import Api, Json, Seen
 from real_apiserver import RealApiServer
 from real_mongod import RealMongod, free_port
 from trainingsession_operator.jobs import NAME_LABEL
-from trainingsession_operator.records import database_name
 from trainingsession_operator.resource import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from trainingsession_operator.status import is_finished
+from trainingsession_operator.tenants import database_name
 
 REPO = Path(__file__).resolve().parents[2]
 QUIET_CORES = 0.02

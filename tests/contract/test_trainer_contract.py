@@ -19,7 +19,7 @@ from pymongo import MongoClient
 
 import builders
 from builders import JOB, NOW, job, running, session, settings
-from trainingsession_operator import decide, ends, jobs, outlook, plan, record_view, records
+from trainingsession_operator import decide, ends, jobs, outlook, plan, record_view, records, tenants
 from trainingsession_operator.observed import Observed
 from trainingsession_operator.resource import parse_session
 from trainingsession_trainer import __main__ as trainer
@@ -214,7 +214,7 @@ class InOneDatabase:
 def test_a_record_that_the_trainer_writes_is_what_the_operator_shows(mongod):
     given = parse_session(builders.resource(uid=str(uuid.uuid4())))
     cluster = InOneDatabase()
-    store = records.Records(records.Server(mongod.uri, managed_users=False), cluster)
+    store = records.Records(tenants.Server(mongod.uri, managed_users=False), cluster)
     store.prepare(given)
     # The trainer's way in: only what the Secret says.
     tenant: MongoClient[dict[str, Any]] = MongoClient(mongod.uri)

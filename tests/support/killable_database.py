@@ -16,6 +16,20 @@ class Killed(BaseException):
     """The process ended here; nothing in the operator can catch it."""
 
 
+def killed_at(call: int) -> Callable[[], bool]:
+    """Give a pace at whose `call`-th question the process ends."""
+    asked = 0
+
+    def pace() -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == call:
+            raise Killed
+        return True
+
+    return pace
+
+
 class Killer:
     """Ends the process after its `at`-th write."""
 

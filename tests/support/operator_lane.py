@@ -24,9 +24,10 @@ from namespace_watch import NamespaceWatch, owners
 from operator_process import OperatorProcess
 from real_apiserver import RealApiServer
 from real_mongod import RealMongod
-from trainingsession_operator.records import COLLECTION, database_name
+from trainingsession_operator.records import COLLECTION
 from trainingsession_operator.resource import GROUP, PLURAL, VERSION
 from trainingsession_operator.status import is_finished
+from trainingsession_operator.tenants import database_name
 
 Json = dict[str, Any]
 ORDER = ("Pending", "Extracting", "Training", "Succeeded", "Failed")

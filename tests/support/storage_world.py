@@ -15,8 +15,9 @@ from trainingsession_operator.cluster import Cluster
 from trainingsession_operator.decide import decide
 from trainingsession_operator.keeper import StorageKeeper
 from trainingsession_operator.observed import Observed
-from trainingsession_operator.records import Records, Server
+from trainingsession_operator.records import Records
 from trainingsession_operator.resource import GROUP, PLURAL, VERSION, parse_session
+from trainingsession_operator.tenants import Server
 
 Json = dict[str, Any]
 LONG_AGO = timedelta(days=3)

@@ -1,4 +1,4 @@
-"""How often all sessions together may do something that can wait."""
+"""How often something may be done: so many turns in a second, and a few at once after a quiet time."""
 
 from __future__ import annotations
 
@@ -9,18 +9,31 @@ from collections.abc import Callable, Hashable
 ROUNDING = 1e-6
 
 
+class Turns:
+    """`burst` turns at once, then `per_second`, in the order of asking. Not for several threads at once."""
+
+    def __init__(self, per_second: float, burst: int) -> None:
+        self._interval = 1.0 / per_second
+        self._ahead = (burst - 1) * self._interval
+        self._next = float("-inf")
+
+    def take(self, now: float) -> float:
+        """Take the next turn and give its time, which has come where it is not after `now`."""
+        turn = max(self._next, now - self._ahead)
+        self._next = turn + self._interval
+        return turn
+
+
 class Budget:
-    """So many turns in a second over all keys, and a few at once after a quiet time.
+    """Turns over all keys, for what can wait: nobody is blocked.
 
     Fair: who must wait is given a time, in the order of asking, and finds the turn kept until then.
     """
 
     def __init__(self, per_second: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._interval = 1.0 / per_second
-        self._ahead = (burst - 1) * self._interval
+        self._all = Turns(per_second, burst)
         self._clock = clock
         self._lock = threading.Lock()
-        self._next = float("-inf")
         self._turns: dict[Hashable, float] = {}
 
     def wait(self, key: Hashable) -> float:
@@ -29,8 +42,7 @@ class Budget:
             now = self._clock()
             turn = self._turns.pop(key, None)
             if turn is None:
-                turn = max(self._next, now - self._ahead)
-                self._next = turn + self._interval
+                turn = self._all.take(now)
             if turn <= now + ROUNDING:
                 return 0.0
             self._turns[key] = turn

@@ -12,18 +12,17 @@ from bson import ObjectId
 from . import missing, record_view
 from .cluster import Cluster
 from .errors import ConflictError
+from .mongodb import Document, translated
 from .resource import Json, is_ours, parse_session
 from .status import merge_patch
 from .storage import (
     ARTIFACTS,
     LARGEST_RECORD,
     SESSIONS,
-    Document,
     NamespaceDatabase,
     Pace,
     at_once,
     object_ids,
-    translated,
 )
 
 log = logging.getLogger(__name__)

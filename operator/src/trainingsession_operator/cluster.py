@@ -310,7 +310,7 @@ class Cluster:
 
     def _call(self, what: str, method: Callable[..., Any], *arguments: Any, **options: Any) -> Json:
         try:
-            # As it came: the generated objects cost more processor time than all the rest of a call.
+            # As it came: no objects of the generated client are made, only to be taken apart again.
             answer = method(*arguments, **options, _request_timeout=REQUEST_TIMEOUT, _preload_content=False)
             body: bytes = answer.data
         except client.ApiException as error:

@@ -26,7 +26,7 @@ from .observed import (
     SetDeadline,
 )
 from .outlook import Outlook, status_of
-from .resource import Session
+from .resource import Session, age
 from .status import Reason, State
 
 LOOK_AT_QUEUE = 30.0
@@ -63,7 +63,8 @@ def _outlook(session: Session, observed: Observed, now: datetime) -> Outlook:
         return _succeeded(observed)
     if observed.waits and (job is None or has_ended(job)):
         # Only the record can tell whether a Job that ended has published; until it can be read, nothing is claimed.
-        return _waiting(observed.waits.reason, observed.waits.message, LOOK_OUTSIDE)
+        waiting = _waiting(observed.waits.reason, observed.waits.message, LOOK_OUTSIDE)
+        return waiting if job is None else replace(waiting, phase=_phase_before(session))
     if step is None:
         return _next(session, plan.first(session, stored=observed.stored))
     ended = pods_say.last_end(pods_say.first_workers(observed.pods), record or {})
@@ -185,7 +186,7 @@ def _with_job(session: Session, observed: Observed, job: Mapping[str, Any], now:
         return _waiting(going.reason, going.message)
     if not pods_say.is_running(pod):
         waiting = pods_say.why_waiting(pod)
-        if waiting.reason in pods_say.STARTING and pods_say.age(pod, now) < LOOK_SOON:
+        if waiting.reason in pods_say.STARTING and age(pod, now, LOOK_SOON) < LOOK_SOON:
             # Most pods run in a moment, and nobody has to be told twice.
             return _waiting(Reason.JOB_CREATED, JOB_IS_MADE, LOOK_SOON)
         return _waiting(waiting.reason, waiting.message)
@@ -216,7 +217,7 @@ def _no_pod(
         return _waiting(Reason.PODS_DENIED, f"The API server refuses the pod: {observed.denials[-1][1]}")
     if ended is None:
         # Its pod wakes us; a denial of it does not.
-        return _waiting(Reason.JOB_CREATED, JOB_IS_MADE, min(LOOK_AGAIN, max(LOOK_SOON, pods_say.age(job, now, 0.0))))
+        return _waiting(Reason.JOB_CREATED, JOB_IS_MADE, min(LOOK_AGAIN, max(LOOK_SOON, age(job, now))))
     last = says(job, "SuccessCriteriaMet") or says(job, "FailureTarget") or ends.first_has_failed(job)
     if last or ended.exit_code in LAST_EXIT_CODES:
         # No attempt follows, and the Job says so in a moment; until then the phase stays what it was.

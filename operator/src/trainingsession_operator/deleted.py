@@ -19,19 +19,18 @@ from typing import Any
 
 from pymongo import UpdateOne
 
+from .mongodb import Document, translated
 from .storage import (
     ARTIFACTS,
     CHECKPOINTS,
     LARGEST_RECORD,
     SESSIONS,
-    Document,
     NamespaceDatabase,
     Pace,
     at_once,
     delete_file,
     named_files,
     object_ids,
-    translated,
 )
 from .sweep import Removed, remove_each
 

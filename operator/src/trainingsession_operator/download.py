@@ -17,16 +17,17 @@ from gridfs import GridFSBucket
 from gridfs.errors import NoFile
 from pymongo.errors import PyMongoError
 
-from . import records
 from .cluster import Cluster, connect
 from .errors import OperatorError, StartError
 from .main import mongodb_uri
+from .records import Records
 from .settings import read_settings
+from .tenants import Server
 
 CHUNK = 1 << 20
 
 
-def download(cluster: Cluster, store: records.Records, namespace: str, name: str, artifact: str, out: BinaryIO) -> None:
+def download(cluster: Cluster, store: Records, namespace: str, name: str, artifact: str, out: BinaryIO) -> None:
     """Write the artifact to `out`; raises OperatorError with a sentence."""
     session = cluster.session(namespace, name)
     if session is None:
@@ -70,9 +71,7 @@ def main() -> int:
     try:
         settings = read_settings(os.environ)
         cluster = Cluster(connect(threads=2))
-        store = records.Records(
-            records.Server(mongodb_uri(cluster, settings), settings.mongodb_users == "managed"), cluster
-        )
+        store = Records(Server(mongodb_uri(cluster, settings), settings.mongodb_users == "managed"), cluster)
         download(cluster, store, arguments.namespace, arguments.session, arguments.artifact, sys.stdout.buffer)
     except OperatorError as error:
         sys.stderr.write(f"{error}\n")

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from . import sentinel
 from .deleted import DELETE
+from .mongodb import translated
 from .storage import (
     BUCKETS,
     CHECKPOINTS,
@@ -23,7 +24,6 @@ from .storage import (
     WEIGHTS,
     NamespaceDatabase,
     bucket_bytes,
-    translated,
 )
 
 RETAINED = "it holds what sessions left with deletionPolicy Retain"

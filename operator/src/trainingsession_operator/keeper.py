@@ -23,10 +23,11 @@ from .deleted import note_deletions, remove_ended_checkpoints
 from .eviction import bytes_of, next_to_evict
 from .inventory import Inventory, safely
 from .recipe import recipe_digest
-from .records import DATABASE_NAME, NAMESPACE_CUT, Records, database_name
+from .records import Records
 from .settings import Settings
 from .status import is_finished
 from .storage import NamespaceDatabase, Pace
+from .tenants import DATABASE_NAME, NAMESPACE_CUT, database_name
 
 log = logging.getLogger(__name__)
 

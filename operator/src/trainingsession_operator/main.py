@@ -11,7 +11,6 @@ import kopf
 from kubernetes.client import ApiException
 from urllib3.exceptions import HTTPError
 
-from . import records
 from .audit import Audit
 from .cluster import DEFINITION, Cluster, connect
 from .errors import ApiError, StartError
@@ -21,11 +20,14 @@ from .index import SessionIndex
 from .jobs import MANAGED_BY, MANAGED_LABEL
 from .keeper import StorageKeeper
 from .metrics import Metrics
+from .mongodb import check_uri, server_uri
 from .mongodb_server import ServerSecretError, ensure_server_secret
 from .queue import Key, WorkQueue
 from .rate_limit import RequestLimit
 from .reconcile import PROGRESS_PER_SECOND, PROGRESS_SECONDS, Reconciler
+from .records import Records
 from .settings import Settings
+from .tenants import Server
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ def run(settings: Settings) -> None:
     cluster = Cluster(connect(settings.workers + 4, limit, metrics))
     _check_cluster(cluster, settings)
     uri = mongodb_uri(cluster, settings)
-    store = records.Records(records.Server(uri, settings.mongodb_users == "managed"), cluster)
+    store = Records(Server(uri, settings.mongodb_users == "managed"), cluster)
 
     keeper = StorageKeeper(
         settings, cluster, store, measured=metrics.measured, swept=metrics.swept, halted=metrics.halted
@@ -146,7 +148,7 @@ def run(settings: Settings) -> None:
 class _Readiness:
     """Ready while MongoDB can be used; asked in the background, so that a probe never waits."""
 
-    def __init__(self, store: records.Records, metrics: Metrics) -> None:
+    def __init__(self, store: Records, metrics: Metrics) -> None:
         self._store = store
         self._metrics = metrics
         self._reason = "MongoDB has not been asked yet"
@@ -185,7 +187,7 @@ def mongodb_uri(cluster: Cluster, settings: Settings) -> str:
             uri = Path(settings.mongodb_uri_file).read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
             raise StartError(f"the MongoDB URI cannot be read from {settings.mongodb_uri_file}: {error}") from error
-        wrong = records.check_uri(uri)
+        wrong = check_uri(uri)
         if wrong:
             raise StartError(f"{settings.mongodb_uri_file}: {wrong}")
         return uri
@@ -194,7 +196,7 @@ def mongodb_uri(cluster: Cluster, settings: Settings) -> str:
     except (ServerSecretError, ApiException, HTTPError) as error:
         secret = f"{settings.pod_namespace}/{settings.mongodb_server_secret}"
         raise StartError(f"the Secret {secret} cannot be used: {_first_line(error)}") from error
-    return records.server_uri(settings.mongodb_hosts, settings.mongodb_replica_set, found.username, found.password)
+    return server_uri(settings.mongodb_hosts, settings.mongodb_replica_set, found.username, found.password)
 
 
 def _first_line(error: Exception) -> str:

@@ -33,7 +33,13 @@ class Observer:
 
     def observe(self, session: Session, *, progress_due: bool) -> Observed:
         """Look at everything that a decision needs, live. Raises ApiError where the API server does not answer."""
-        record, waits = self._find_record(session)
+        same = identity(session, self.settings.trainer_image)
+        record: Json | None = None
+        waits: State | None = None
+        try:
+            record = self.records.prepare(session, same)
+        except (StorageUnavailableError, ApiError) as error:
+            waits = _why_it_waits(error)
         step, job, earlier = self._find_jobs(session, record)
         if job is not None and not _owned(job, session):
             name = job["metadata"]["name"]
@@ -42,10 +48,9 @@ class Observer:
         stored = False
         if step is None and record is not None:
             try:
-                record, stored = self._ask_the_store(session, record)
-            except StorageUnavailableError as error:
-                text = f"{str(error).rstrip('.')}. The session waits for it."
-                record, waits = None, State("False", Reason.STORAGE_UNAVAILABLE, text)
+                record, stored = self._ask_the_store(session, record, same)
+            except (StorageUnavailableError, ApiError) as error:
+                record, waits = None, _why_it_waits(error)
         pods: list[Json] = []
         denials: list[tuple[str, str]] = []
         if job is not None:
@@ -78,28 +83,23 @@ class Observer:
             return plan.step_of(session, found[-1]), found[-1], []
         return chosen, None, found
 
-    def _find_record(self, session: Session) -> tuple[Json | None, State | None]:
-        """Give the session's record, or why there is none."""
-        try:
-            return self.records.prepare(session, identity(session, self.settings.trainer_image)), None
-        except StorageUnavailableError as error:
-            text = f"{str(error).rstrip('.')}. The session waits for it."
-            return None, State("False", Reason.STORAGE_UNAVAILABLE, text)
-        except ApiError as error:
-            if error.status not in REFUSALS:
-                raise
-            return None, State("False", Reason.STORAGE_UNAVAILABLE, f"The operator {error}")
-
-    def _ask_the_store(self, session: Session, record: Json) -> tuple[Json, bool]:
-        """Before the first step: give the record, perhaps with an earlier result, and whether features are stored.
-
-        Raises StorageUnavailableError.
-        """
-        same = identity(session, self.settings.trainer_image)
+    def _ask_the_store(self, session: Session, record: Json, same: str | None) -> tuple[Json, bool]:
+        """Before the first step: give the record, perhaps with a result, and whether all features are stored."""
         if same is not None and session.reuse_result == "IfIdentical" and "result" not in record:
             record = self.records.reuse_result(session, same) or record
         recipe = plan.recipe_to_find(session)
         return record, recipe is not None and self.records.holds_features(session, recipe)
+
+
+def _why_it_waits(error: StorageUnavailableError | ApiError) -> State:
+    """Give the condition; raises what will pass by itself and is no matter of the session's storage."""
+    if isinstance(error, StorageUnavailableError):
+        text = f"{str(error).rstrip('.')}. The session waits for it."
+    elif error.status in REFUSALS:
+        text = f"The operator {error}"
+    else:
+        raise error
+    return State("False", Reason.STORAGE_UNAVAILABLE, text)
 
 
 def _owned(job: Json, session: Session) -> bool:

@@ -10,7 +10,6 @@ from typing import Any
 from . import jobs, limits, plan, queueing, record_view
 from . import pods as pods_say
 from .ends import has_ended
-from .jobs import ATTEMPTS_ANNOTATION
 from .observed import LOOK_AGAIN, Action, Observed
 from .resource import Json, Session
 from .status import (
@@ -113,7 +112,7 @@ def _attempts(observed: Observed, before: Mapping[str, Any], disruptions: limits
     """Count the trainer pods of this Job and of those before it; never less than was said before."""
     job: Mapping[str, Any] = observed.job or {}
     counts, annotations = job.get("status", {}), job.get("metadata", {}).get("annotations") or {}
-    earlier = str(annotations.get(ATTEMPTS_ANNOTATION, ""))[:9]
+    earlier = str(annotations.get(jobs.ATTEMPTS_ANNOTATION, ""))[:9]
     now = sum(int(counts.get(kind) or 0) for kind in ("active", "succeeded", "failed"))
     now = max(now, len(observed.pods)) + (int(earlier) if earlier.isdecimal() else 0)
     # A pod that was drained leaves neither itself nor a count in the Job.
@@ -122,8 +121,11 @@ def _attempts(observed: Observed, before: Mapping[str, Any], disruptions: limits
 
 
 def _is_news(session: Session, observed: Observed, outlook: Outlook) -> bool:
-    """Whether figures that change all the time are written: where it is due, at a change of phase and at the end."""
-    if outlook.end is not None or session.status.get("phase") != outlook.phase:
+    """Whether figures that change all the time are written: where it is due, at a change of phase and at the end.
+
+    And where something is done about the Job: it may be gone at the next look, with its pods and their times.
+    """
+    if outlook.end is not None or outlook.actions or session.status.get("phase") != outlook.phase:
         return True
     new, before = _new_progress(session, observed), session.status.get("progress") or {}
     moved = abs(new.get("percent", 0) - before.get("percent", -PERCENT_STEP)) >= PERCENT_STEP

@@ -107,12 +107,6 @@ def why_terminating(pod: Mapping[str, Any], now: datetime) -> Waiting:
     return Waiting(Reason.POD_TERMINATING, f"Pod {name} is being deleted; the next attempt follows when it has ended.")
 
 
-def age(made: Mapping[str, Any], now: datetime, unknown: float = float("inf")) -> float:
-    """Seconds since the object was created; `unknown` where it does not say when."""
-    created = made["metadata"].get("creationTimestamp")
-    return (now - datetime.fromisoformat(created)).total_seconds() if created else unknown
-
-
 def last_end(pods: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> Ended | None:
     """How the newest ended attempt ended: the sentence from the record, else from the pod; None where none ended."""
     for pod in reversed(pods):

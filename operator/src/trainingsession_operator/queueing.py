@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from .resource import Session
+from .resource import Session, age
 from .status import Reason, State
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -58,7 +58,7 @@ def quota(session: Session, job: Mapping[str, Any] | None, queue: Queue, now: da
         return State("True", Reason.QUOTA_RESERVED, f"Queue {name} has let the Job run.")
     if queue.workload is not None:
         return _of_workload(queue.workload, name, queue.position)
-    if _age(job, now) < PATIENCE_SECONDS:
+    if age(job, now) < PATIENCE_SECONDS:
         return State("False", Reason.QUOTA_PENDING, f"Kueue has not looked at the Job yet; it waits in queue {name}.")
     if queue.holds_session:
         text = (
@@ -81,16 +81,7 @@ def _of_workload(workload: Mapping[str, Any], name: str, position: int | None) -
         # The quota is there, and something else that the administrator asks for is not.
         checks = said.get("Admitted", {}).get("message") or "The quota is reserved; the Job is started in a moment."
         return State("True", Reason.QUOTA_RESERVED, str(checks))
-    words = [str(condition["message"]) for condition in (evicted, reserved) if _is_so(condition, evicted)]
+    words = [evicted.get("message") if evicted.get("status") == "True" else "", reserved.get("message")]
     place = f" It is number {position + 1} in queue {name}." if position is not None else ""
-    text = " ".join(dict.fromkeys(words)) or f"It waits in queue {name}."
+    text = " ".join(dict.fromkeys(filter(None, words))) or f"It waits in queue {name}."
     return State("False", Reason.QUOTA_PENDING, text + place)
-
-
-def _is_so(condition: Mapping[str, Any], evicted: Mapping[str, Any]) -> bool:
-    return bool(condition.get("message")) and (condition is not evicted or condition.get("status") == "True")
-
-
-def _age(job: Mapping[str, Any], now: datetime) -> float:
-    created = job["metadata"].get("creationTimestamp")
-    return (now - datetime.fromisoformat(created)).total_seconds() if created else 0.0

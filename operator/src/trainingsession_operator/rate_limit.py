@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from .budget import Turns
+
 LONGEST_REST = 30.0
 """Seconds for which all requests rest at most, whatever a server asks for."""
 
@@ -21,12 +23,9 @@ class RequestLimit:
         self, per_second: float, burst: int, stop: threading.Event, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """`stop` ends all waiting. What need not wait is sent even then, so that running work can come to its end."""
-        self._interval = 1.0 / per_second
-        self._slack = (burst - 1) * self._interval
+        self._turns = Turns(per_second, burst)
         self._clock = clock
         self._lock = threading.Lock()
-        self._next = clock()
-        """When the request that asks next would be due if nothing were ever sent ahead of its time."""
         self._rest_until = float("-inf")
         self._stop = stop
 
@@ -34,9 +33,8 @@ class RequestLimit:
         """Return when the next request may be sent, with the seconds that it waited; None where it may not any more."""
         with self._lock:
             asked = self._clock()
-            turn = max(self._next, asked)
-            self._next = turn + self._interval
-        while (pause := max(turn - self._slack, self._rest_until) - self._clock()) > 0:
+            turn = self._turns.take(asked)
+        while (pause := max(turn, self._rest_until) - self._clock()) > 0:
             if self._stop.wait(pause):
                 return None
         return self._clock() - asked

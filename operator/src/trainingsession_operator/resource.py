@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -143,6 +144,12 @@ def parse_session(resource: Mapping[str, Any]) -> Session:
             f"The spec cannot be read ({type(error).__name__}: {error}); "
             "check that the definition in the cluster is that of this operator's version.",
         ) from error
+
+
+def age(made: Mapping[str, Any], now: datetime, unknown: float = 0.0) -> float:
+    """Seconds since the object was created; `unknown` where it does not say when."""
+    created = made["metadata"].get("creationTimestamp")
+    return (now - datetime.fromisoformat(created)).total_seconds() if created else unknown
 
 
 def is_ours(resource: Mapping[str, Any]) -> bool:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from .storage import NamespaceDatabase, translated
+from .mongodb import translated
+from .storage import NamespaceDatabase
 
 COLLECTION, ID = "operator", "sentinel"
 EVERY = timedelta(days=1)

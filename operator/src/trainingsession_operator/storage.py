@@ -11,7 +11,6 @@ MongoDB's.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -20,14 +19,11 @@ from typing import Any
 
 from bson import ObjectId
 from bson.datetime_ms import DatetimeMS
-from bson.errors import BSONError
 from pymongo.database import Database
-from pymongo.errors import PyMongoError
 
-from .errors import StorageUnavailableError, driver_words
 from .eviction import StoredSet
+from .mongodb import Document, translated
 
-Document = dict[str, Any]
 NamespaceDatabase = Database[Document]
 Pace = Callable[[], bool]
 """Asked before every deletion: waits as long as the load on MongoDB asks for; False where the work must stop."""
@@ -61,15 +57,6 @@ class Eviction:
 def at_once() -> bool:
     """Delete without pauses and to the end."""
     return True
-
-
-@contextlib.contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Raise the driver's errors as StorageUnavailableError; `what` completes "MongoDB could not …"."""
-    try:
-        yield
-    except (PyMongoError, BSONError) as error:
-        raise StorageUnavailableError(f"MongoDB could not {what}: {driver_words(error)}") from error
 
 
 def make_indexes(database: NamespaceDatabase) -> None:

@@ -19,6 +19,7 @@ from bson import ObjectId
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
+from .mongodb import Document, translated
 from .storage import (
     FEATURES,
     IS_KEY,
@@ -27,7 +28,6 @@ from .storage import (
     SETS,
     SHARDS,
     WEIGHTS,
-    Document,
     NamespaceDatabase,
     Pace,
     at_once,
@@ -37,7 +37,6 @@ from .storage import (
     remove_shard,
     server_time,
     shards_while,
-    translated,
 )
 
 log = logging.getLogger(__name__)

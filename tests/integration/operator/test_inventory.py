@@ -14,7 +14,7 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from builders import condition
-from killable_database import Killed
+from killable_database import Killed, killed_at
 from storage_world import LONG_AGO, SIZE, World, database_time
 from stored import DAY, everything, store_file, store_set
 from trainingsession_operator import sentinel
@@ -565,19 +565,6 @@ def outcome(world: World, database: Database[Json], sessions: list[Json]) -> Any
     marks = {one: sorted(set(found) & {"missingSince", "deletedAt", "removing", "checkpoint"})
              for one, found in records(database).items()}  # fmt: skip
     return everything(database), marks, [status_of(world, session)["phase"] for session in sessions]
-
-
-def killed_at(call: int) -> Callable[[], bool]:
-    asked = 0
-
-    def pace() -> bool:
-        nonlocal asked
-        asked += 1
-        if asked == call:
-            raise Killed
-        return True
-
-    return pace
 
 
 def test_killed_anywhere_in_a_round_the_next_operator_comes_to_the_same(world, namespace):

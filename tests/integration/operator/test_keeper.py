@@ -20,7 +20,8 @@ from trainingsession_operator.cluster import Cluster
 from trainingsession_operator.errors import ApiError
 from trainingsession_operator.keeper import StorageKeeper
 from trainingsession_operator.recipe import recipe_digest
-from trainingsession_operator.records import Records, Server
+from trainingsession_operator.records import Records
+from trainingsession_operator.tenants import Server
 
 Json = dict[str, Any]
 SOON = 30.0

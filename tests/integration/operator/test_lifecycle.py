@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -37,14 +38,7 @@ def why(world: World, kind: str, name: str = NAME) -> tuple[str, str]:
 
 def suspended_life(world: World, operator: Any) -> None:
     """A session that runs, is suspended, changed, and runs to its end; every look may be killed."""
-    key = (world.namespace, NAME)
-
-    def look() -> None:
-        try:
-            operator().look(key)
-        except Killed:
-            world.operator().look(key)
-
+    look = partial(world.look_whatever_dies, operator, NAME)
     look()
     world.run_pod()
     look()
@@ -218,17 +212,13 @@ def test_a_true_end_is_left_alone_by_every_operator(world):
     assert world.jobs() == []
 
 
-def test_a_session_of_another_controller_is_left_alone(world):
-    world.create(NAME, managedBy="kueue.x-k8s.io/multikueue")
-    assert world.operator().look((world.namespace, NAME)) is None
-    assert "status" not in world.session(NAME)
-    assert world.jobs() == []
-
-
-def test_a_session_that_names_this_operator_is_looked_after(world):
-    world.create(NAME, managedBy="trainingsession.dev/operator")
+@pytest.mark.parametrize(
+    ("controller", "jobs"), [("kueue.x-k8s.io/multikueue", 0), ("trainingsession.dev/operator", 1)]
+)
+def test_only_a_session_of_another_controller_is_left_alone(world, controller, jobs):
+    world.create(NAME, managedBy=controller)
     world.operator().look((world.namespace, NAME))
-    assert len(world.jobs()) == 1
+    assert ("status" in world.session(NAME), len(world.jobs())) == (jobs == 1, jobs)
 
 
 def published(world: World, operator: Any, name: str, **spec: Any) -> Json:

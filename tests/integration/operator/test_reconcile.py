@@ -5,18 +5,20 @@ from __future__ import annotations
 import copy
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
 from builders import condition
-from operator_world import RECORD_WRITES, WRITES, Json, Killed, Killer, World
+from operator_world import RECORD_WRITES, WRITES, Json, Killer, World
 from real_mongod import free_port
 from trainingsession_operator.cluster import Cluster
 from trainingsession_operator.errors import ApiError, ConflictError
 from trainingsession_operator.reconcile import Reconciler
-from trainingsession_operator.records import Records, Server
+from trainingsession_operator.records import Records
 from trainingsession_operator.resource import GROUP, PLURAL, VERSION
+from trainingsession_operator.tenants import Server
 
 
 def test_a_new_session_gets_one_job_that_it_owns(world):
@@ -81,14 +83,7 @@ def test_the_job_ends_and_so_does_the_session(world, ends, published, phase, rea
 
 def whole_life(world: World, operator: Callable[[], Reconciler]) -> None:
     """A session from its creation to its end; every look may be killed, and then a new operator looks."""
-    key = (world.namespace, "digits")
-
-    def look() -> None:
-        try:
-            operator().look(key)
-        except Killed:
-            world.operator().look(key)
-
+    look = partial(world.look_whatever_dies, operator, "digits")
     look()
     world.run_pod()
     look()

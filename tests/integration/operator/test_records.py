@@ -22,8 +22,10 @@ import builders
 from real_mongod import RealMongod, free_port
 from trainingsession_operator.cluster import Cluster
 from trainingsession_operator.errors import ApiError, ConflictError, StorageUnavailableError
-from trainingsession_operator.records import COLLECTION, Records, Server, check_uri, database_name, server_uri
+from trainingsession_operator.mongodb import check_uri, server_uri
+from trainingsession_operator.records import COLLECTION, Records
 from trainingsession_operator.resource import Session, parse_session
+from trainingsession_operator.tenants import Server, database_name
 
 Json = dict[str, Any]
 SOON = 30.0

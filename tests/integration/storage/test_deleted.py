@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,7 +11,7 @@ from bson import ObjectId
 from pymongo.database import Database
 
 from builders import record, result
-from killable_database import KillableDatabase, Killed, Killer
+from killable_database import KillableDatabase, Killed, Killer, killed_at
 from stored import DAY, everything, store_file
 from trainingsession_operator import deleted as module
 from trainingsession_operator.deleted import (
@@ -295,19 +294,6 @@ def test_killed_after_any_write_the_next_round_does_the_rest(database):
             break
     # Two checkpoints of a file, its chunks and an unsetting; two artifacts of two; two records that say it before.
     assert killer.writes == 2 * 3 + 2 * 2 + 2 * 2
-
-
-def killed_at(call: int) -> Callable[[], bool]:
-    asked = 0
-
-    def pace() -> bool:
-        nonlocal asked
-        asked += 1
-        if asked == call:
-            raise Killed
-        return True
-
-    return pace
 
 
 def test_killed_before_any_deletion_the_next_round_does_the_rest(database):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from trainingsession_operator.budget import Budget
+from trainingsession_operator.main import progress_pause
 
 
 class Clock:
@@ -55,3 +58,8 @@ def test_a_key_that_is_forgotten_has_no_turn():
     budget.forget("b")
     clock.now += 1
     assert budget.wait("b") == 1, "a turn of its own, after the one it gave up"
+
+
+@pytest.mark.parametrize(("live", "seconds"), [(0, 15), (300, 15), (500, 25), (2000, 100)])
+def test_looks_at_progress_alone_are_no_more_than_the_writes_that_they_may_cause(live, seconds):
+    assert progress_pause(live) == seconds

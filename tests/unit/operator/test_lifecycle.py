@@ -32,6 +32,7 @@ from trainingsession_operator.decide import decide
 from trainingsession_operator.jobs import ATTEMPTS_ANNOTATION, ENDED_ANNOTATION
 from trainingsession_operator.observed import CreateJob, Decision, DeleteJob, EndJob, Observed
 from trainingsession_operator.queueing import Queue
+from trainingsession_operator.status import State
 
 THIS = DeleteJob(JOB, "job-uid")
 RUNNING = {"jobName": JOB, "phase": "Training", "startTime": STARTED, "attempts": 1, "progress": {"percent": 40}}
@@ -315,6 +316,21 @@ def test_gpu_seconds_are_those_of_pods_with_gpus_and_of_jobs_before():
     annotations = {"trainingsession.dev/gpu-seconds-before": "100"}
     observed = Observed(job(FAILED, annotations=annotations), (one, ended(0, "pod-2")), record=record())
     assert decided(observed, RUNNING).status["gpuSeconds"] == 100 + 2 * 29 * 60
+
+
+def test_the_gpu_seconds_of_a_job_are_told_before_it_is_deleted():
+    limits = {"containers": [{"resources": {"limits": {"nvidia.com/gpu": "1"}}}]}
+    observed = Observed(job(active=1), ({**running(), "spec": limits},), record=record(), progress_due=False)
+    before = {**RUNNING, "phase": "Extracting", "gpuSeconds": 5}
+    assert decided(observed, before).status["gpuSeconds"] == 5, "it changes all the time"
+    decision = decided(observed, before, suspend=True)
+    assert (decision.actions, decision.status["gpuSeconds"]) == ((THIS,), 30 * 60)
+
+
+def test_while_mongodb_is_away_at_a_jobs_end_the_phase_stays():
+    away = State("False", "StorageUnavailable", "MongoDB is away.")
+    decision = decided(Observed(job(FAILED), (ended(1),), waits=away), RUNNING)
+    assert (decision.status["phase"], told(decision, "PodsReady")) == ("Training", ("False", "StorageUnavailable"))
 
 
 def test_an_out_of_memory_kill_says_what_to_try():

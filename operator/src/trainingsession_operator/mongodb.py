@@ -1,0 +1,97 @@
+"""How MongoDB is reached: addresses, the client, and its errors in the operator's words."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote_plus, unquote_plus, urlsplit
+
+from bson.errors import BSONError
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+from pymongo.uri_parser import parse_uri
+
+from .errors import StartError, StorageUnavailableError, driver_words
+
+SELECTION_MS = 5_000
+SOCKET_MS = 20_000
+
+Document = dict[str, Any]
+
+
+def connect(uri: str) -> MongoClient[Document]:
+    """Give a client of the administrator; it does not wait for MongoDB. Raises StartError for a useless address."""
+    try:
+        return MongoClient(
+            uri,
+            serverSelectionTimeoutMS=SELECTION_MS,
+            connectTimeoutMS=SELECTION_MS,
+            socketTimeoutMS=SOCKET_MS,
+            # Whatever the administrator's URI says: a stale record would end a session without its result.
+            readPreference="primary",
+            readConcernLevel="majority",
+            w="majority",
+            # What a namespace writes into its own database must not be more than the driver can read.
+            datetime_conversion="DATETIME_AUTO",
+            unicode_decode_error_handler="replace",
+            appname="trainingsession-operator",
+        )
+    except (PyMongoError, ValueError) as error:
+        # Without the driver's words, which may quote the address and so the password.
+        raise StartError(
+            f"the MongoDB URI cannot be used ({type(error).__name__}); check its form and hosts"
+        ) from error
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Raise the driver's errors as StorageUnavailableError; `what` completes "MongoDB could not …"."""
+    try:
+        yield
+    except (PyMongoError, BSONError) as error:
+        raise StorageUnavailableError(f"MongoDB could not {what}: {driver_words(error)}") from error
+
+
+def server_uri(hosts: str, replica_set: str, username: str, password: str) -> str:
+    """Give the administrator's URI of the chart's own MongoDB."""
+    credentials = f"{quote_plus(username)}:{quote_plus(password)}"
+    return f"mongodb://{credentials}@{hosts}/?replicaSet={replica_set}&authSource=admin"
+
+
+def check_uri(uri: str) -> str:
+    """Say in one sentence what is wrong with an administrator's URI; empty when nothing is. Never shows the URI."""
+    try:
+        # Of an SRV address only the form is looked at here: its hosts stand in the DNS.
+        named = bool(urlsplit(uri).hostname) if uri.startswith("mongodb+srv://") else bool(parse_uri(uri)["nodelist"])
+    except (PyMongoError, ValueError):
+        named = False
+    example = "mongodb://user:password@host:27017/?replicaSet=name&authSource=admin"
+    return "" if named else f"The MongoDB URI is not valid; use one such as {example}."
+
+
+def tenant_uri(server: str, database: str, password: str) -> str:
+    """Give the URI of a namespace's own user, for the same hosts and options as the administrator's."""
+    parts = urlsplit(server)
+    hosts = parts.netloc.rpartition("@")[2]
+    options = [o for o in parts.query.split("&") if o and not o.lower().startswith(("authsource=", "authmechanism"))]
+    options.append(f"authSource={database}")
+    user = f"{quote_plus(database)}:{quote_plus(password)}"
+    return f"{parts.scheme}://{user}@{hosts}/{database}?{'&'.join(options)}"
+
+
+def shared_uri(server: str, database: str) -> str:
+    """Give the administrator's URI with a namespace's database as its default."""
+    parts = urlsplit(server)
+    source = "" if "authSource=" in parts.query else "authSource=admin"
+    return parts._replace(path=f"/{database}", query="&".join(filter(None, (parts.query, source)))).geturl()
+
+
+def password_in(uri: str, database: str) -> str:
+    """Password of the namespace's own user in `uri`; empty where the URI is not the one that the operator writes."""
+    try:
+        parts = urlsplit(uri)
+        user, password = parts.username, parts.password
+    except ValueError:
+        return ""
+    return unquote_plus(password) if password and user == quote_plus(database) else ""

@@ -1,0 +1,149 @@
+"""What a namespace has in MongoDB: a database and a user of its own, and the Secret that tells its trainers of them.
+
+The operator connects as the administrator, never through a namespace's Secret. Names are derived from the namespace,
+never read back from the Secret.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import threading
+import time
+from dataclasses import dataclass
+
+from pymongo import MongoClient
+from pymongo.database import Database
+from pymongo.errors import OperationFailure, PyMongoError
+
+from .cluster import Cluster
+from .errors import ConflictError, StorageUnavailableError, driver_words
+from .jobs import TENANT_SECRET
+from .mongodb import Document, password_in, shared_uri, tenant_uri, translated
+
+log = logging.getLogger(__name__)
+
+ENSURE_SECONDS = 600.0
+"""How long a namespace's database, user and Secret are believed to be as they were left."""
+NAMESPACE_CUT = 44
+DATABASE_NAME = r"trainings_([a-z0-9-]{1,44})_[0-9a-f]{8}"
+
+
+def database_name(namespace: str, namespace_uid: str) -> str:
+    """Name of a namespace's database, at most MongoDB's 63 bytes; a namespace made again gets another."""
+    return f"trainings_{namespace[:NAMESPACE_CUT]}_{hashlib.sha256(namespace_uid.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True)
+class Server:
+    """How MongoDB is reached: by the operator with `uri` (secret), by trainers with a user of their own or the same."""
+
+    uri: str
+    managed_users: bool
+
+
+@dataclass(frozen=True)
+class _Ensured:
+    """A namespace's database, when its user was last set, and when namespace and Secret were last looked at."""
+
+    database: str
+    set_at: float
+    looked_at: float
+
+
+_NOTHING = _Ensured("", float("-inf"), float("-inf"))
+
+
+class Tenants:
+    """The namespaces on one MongoDB deployment."""
+
+    def __init__(self, client: MongoClient[Document], server: Server, cluster: Cluster) -> None:
+        self._client = client
+        self._server = server
+        self._cluster = cluster
+        self._ensured: dict[str, _Ensured] = {}
+        self._lock = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
+
+    def database(self, namespace: str, *, anew: bool = False) -> Database[Document]:
+        """Give the namespace's database, with its user and Secret; `anew` believes nothing from before.
+
+        Raises StorageUnavailableError, and ApiError for the Secret.
+        """
+        asked = time.monotonic()
+        known = self._ensured.get(namespace, _NOTHING)
+        if not anew and asked < known.set_at + ENSURE_SECONDS:
+            return self._client[known.database]
+        # Outside of the lock: while MongoDB is away, all sessions of the namespace wait for it at once and not in turn.
+        with translated("be reached"):
+            self._client.admin.command("ping")
+        with self._lock:
+            lock = self._locks.setdefault(namespace, threading.Lock())
+        with lock:
+            known = self._ensured.get(namespace, _NOTHING)
+            if known.looked_at < asked:  # else another session has just seen to it
+                began = time.monotonic()
+                uid = self._cluster.namespace_uid(namespace)
+                if uid is None:
+                    raise StorageUnavailableError(f"Namespace {namespace} is gone.")
+                database = database_name(namespace, uid)
+                believed = database == known.database and began < known.set_at + ENSURE_SECONDS
+                # Where the Secret was written and its answer lost, the user has still to follow: nothing is believed.
+                self._ensured.pop(namespace, None)
+                self._ensure(namespace, database, user_is_there=believed)
+                known = _Ensured(database, known.set_at if believed else began, began)
+                self._ensured[namespace] = known
+        return self._client[known.database]
+
+    def drop(self, database: str) -> None:
+        """Drop a namespace's database, after its user: who is interrupted between finds the database again."""
+        own = self._client[database]
+        if self._server.managed_users:
+            try:
+                own.command("dropUser", database)
+            except OperationFailure as error:
+                if (error.details or {}).get("codeName") != "UserNotFound":
+                    raise StorageUnavailableError(
+                        f"The user of database {database} cannot be dropped: {driver_words(error)}"
+                    ) from error
+            except PyMongoError as error:
+                raise StorageUnavailableError(f"MongoDB cannot be used: {driver_words(error)}") from error
+        with translated("drop a database"):
+            self._client.drop_database(database)
+
+    def _ensure(self, namespace: str, database: str, *, user_is_there: bool) -> None:
+        """Write the Secret first, then make the user match it: a crash between leaves nothing that cannot go on."""
+        present = self._cluster.secret(namespace, TENANT_SECRET)
+        password = password_in((present or {}).get("uri", ""), database) or secrets.token_urlsafe(32)
+        shared = not self._server.managed_users
+        uri = shared_uri(self._server.uri, database) if shared else tenant_uri(self._server.uri, database, password)
+        wanted = {"uri": uri, "database": database}
+        if present is None or any(present.get(key) != value for key, value in wanted.items()):
+            try:
+                self._cluster.write_secret(namespace, TENANT_SECRET, wanted, exists=present is not None)
+            except ConflictError as error:
+                raise StorageUnavailableError(
+                    "The namespace's Secret was written by somebody else just now."
+                ) from error
+            log.info("namespace %s: Secret %s written for database %s", namespace, TENANT_SECRET, database)
+        elif user_is_there:
+            return
+        if self._server.managed_users:
+            self._ensure_user(database, password)
+
+    def _ensure_user(self, database: str, password: str) -> None:
+        roles = [{"role": "readWrite", "db": database}]
+        own = self._client[database]
+        try:
+            own.command("updateUser", database, pwd=password, roles=roles)
+        except OperationFailure as error:
+            if (error.details or {}).get("codeName") != "UserNotFound":
+                raise StorageUnavailableError(
+                    f"The user of database {database} cannot be set: {driver_words(error)}"
+                ) from error
+            with translated("create the user"):
+                own.command("createUser", database, pwd=password, roles=roles)
+            log.info("database %s: user made", database)
+        except PyMongoError as error:
+            raise StorageUnavailableError(f"MongoDB cannot be used: {driver_words(error)}") from error
