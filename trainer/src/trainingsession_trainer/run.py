@@ -147,6 +147,8 @@ def run_session(
         class_names=prepared.class_names,
         history=history,
         evaluation=evaluation,
+        exports=spec.artifacts.wanted,
+        say=reporter.info,
     )
     if stop():
         raise Stopped("Stopped before the result was published; the next attempt finds the features.")
