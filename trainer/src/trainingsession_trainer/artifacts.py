@@ -6,7 +6,8 @@ import contextlib
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ def write_artifacts(
     evaluation: Evaluation,
     exports: Collection[str],
     say: Callable[[str], None],
+    repeats: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Write what every session leaves and the `exports` asked for into `folder`; gives paths in the order listed.
 
@@ -57,7 +59,9 @@ def write_artifacts(
     log = folder / "training_log.csv"
     _write_log(log, history)
     metrics = folder / "metrics.json"
-    metrics.write_text(json.dumps(_metrics_document(class_names, history, evaluation), indent=1) + "\n", "utf-8")
+    metrics.write_text(
+        json.dumps(_metrics_document(class_names, history, evaluation, repeats), indent=1) + "\n", "utf-8"
+    )
     return [architecture, weights, names, *models, log, metrics]
 
 
@@ -178,10 +182,16 @@ def _write_log(path: Path, history: History) -> None:
             writer.writerow([epoch.number, f"{epoch.seconds:.3f}", *(repr(epoch.figures[name]) for name in columns)])
 
 
-def _metrics_document(class_names: Sequence[str], history: History, evaluation: Evaluation) -> dict[str, Any]:
+def _metrics_document(
+    class_names: Sequence[str], history: History, evaluation: Evaluation, repeats: Mapping[str, Any] | None
+) -> dict[str, Any]:
     return {
         "accuracy": evaluation.accuracy,
         "metrics": metrics_of(evaluation, history),
         "class_names": list(class_names),
+        "classes": [
+            {"name": name, **asdict(figures)} for name, figures in zip(class_names, evaluation.classes, strict=True)
+        ],
         "confusion": evaluation.confusion.tolist(),
+        **({"repeats": dict(repeats)} if repeats else {}),
     }

@@ -163,6 +163,7 @@ class Training:
     epochs: int = accepts(20, minimum=1, maximum=10000)
     restore_best: bool = True
     seed: int = accepts(0, minimum=0, maximum=4294967295)
+    repeats: int = accepts(1, minimum=1, maximum=100)
 
 
 @dataclass(frozen=True)
