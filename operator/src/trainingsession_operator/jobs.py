@@ -30,6 +30,9 @@ DATASET_FOLDER = "/mnt/dataset"
 WEIGHTS_FOLDER = "/mnt/weights"
 WORK_FOLDER = "/tmp"  # noqa: S108 - an emptyDir of the pod's own
 
+DATASETS_MIRROR = "TRAININGSESSION_DATASETS_MIRROR"
+WEIGHTS_MIRROR = "TRAININGSESSION_WEIGHTS_MIRROR"
+
 FOR_THE_TRAINER = ("dataset", "baseModel", "head", "training", "module", "resources")
 """Parts of the spec that decide what is trained. A trainer that is older than the operator must know them all."""
 SESSION_BYTES = 100 * 1024
@@ -197,6 +200,8 @@ def _container(session: Session, settings: Settings, step: plan.Step) -> Json:
         "TRAININGSESSION_IMAGE": image,
         "TRAININGSESSION_GPUS": settings.trainer_gpus,
     }
+    mirrors = {DATASETS_MIRROR: settings.datasets_mirror, WEIGHTS_MIRROR: settings.weights_mirror}
+    environment |= {name: address for name, address in mirrors.items() if address}
     if plan.device(session, step) == "CPU":
         # A GPU image shows every GPU of the node to a pod that asks for none, and other people's work is on them.
         environment |= {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}

@@ -145,7 +145,7 @@ def test_a_disk_that_is_full_is_not_called_damage(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images/00000001.jpg").symlink_to("/dev/full")
     sentence = refused(write_tar(tmp_path / "a.tar", FILES))
-    assert sentence == "The disk is full after train/cat/a.png; use a node with a larger one."
+    assert sentence == "The disk is full after train/cat/a.png; use a node with a larger disk."
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,7 @@ def test_a_file_that_says_to_be_larger_than_the_disk_is_refused_before_its_first
 def test_a_disk_that_is_full_is_not_taken_for_the_network(tmp_path, serve):
     server = serve(content(BODY))
     (tmp_path / "download").symlink_to("/dev/full")
-    with pytest.raises(DataError, match=r"does not fit on the disk; use a node with a larger one"):
+    with pytest.raises(DataError, match=r"does not fit on the disk; use a node with a larger disk"):
         downloaded(tmp_path, server.uri)
     assert len(server.paths) == 1
 
