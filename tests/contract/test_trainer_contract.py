@@ -197,6 +197,7 @@ def test_names_and_versions_are_the_same_on_both_sides():
             "workers",
             "cpu",
             "memory",
+            "ephemeral_storage",
         )
     ]
     + [("backoff_limit", session().run_policy.__class__().backoff_limit, config.RunPolicy().backoff_limit)],

@@ -190,6 +190,8 @@ def _pod_spec(session: Session, settings: Settings, step: plan.Step) -> Json:
 
 def _container(session: Session, settings: Settings, step: plan.Step) -> Json:
     amounts = {"cpu": session.resources.cpu, "memory": session.resources.memory}
+    if session.resources.ephemeral_storage:
+        amounts["ephemeral-storage"] = session.resources.ephemeral_storage
     # A session that has begun goes on with the same trainer, also after the operator was upgraded.
     image = (session.status.get("trainer") or {}).get("image") or settings.trainer_image
     environment = {
@@ -243,6 +245,9 @@ def _volumes(session: Session) -> list[Json]:
         {"path": "cpu-limit", "resourceFieldRef": _limit("limits.cpu", "1m")},
         {"path": "memory-limit", "resourceFieldRef": _limit("limits.memory", "1Mi")},
     ]
+    disk = session.resources.ephemeral_storage
+    if disk:
+        files.append({"path": "disk-limit", "resourceFieldRef": _limit("limits.ephemeral-storage", "1Mi")})
     volumes: list[Json] = [
         {"name": "session", "downwardAPI": {"items": files}},
         {
@@ -253,7 +258,7 @@ def _volumes(session: Session) -> list[Json]:
                 "items": [{"key": key, "path": key} for key in ("uri", "database")],
             },
         },
-        {"name": "work", "emptyDir": {}},
+        {"name": "work", "emptyDir": {"sizeLimit": disk} if disk else {}},
     ]
     for name, claim in (("dataset", session.dataset_claim), ("weights", session.weights_claim)):
         if claim:

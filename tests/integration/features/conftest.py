@@ -62,7 +62,7 @@ class Case:
         self.out = io.StringIO()
         monkeypatch.setattr(features, "open_dataset", self._open)
 
-    def _open(self, spec, work, reporter, stop):
+    def _open(self, spec, work, reporter, stop, disk):
         self.opened += 1
         return self.dataset
 

@@ -173,6 +173,7 @@ class Resources:
     extraction_batch_size: int | None = accepts(None, minimum=1, maximum=4096)
     cpu: int | str = accepts("2", minimum=1, maximum=1024, max_length=32)
     memory: int | str = accepts("4Gi", minimum=536870912, max_length=32)
+    ephemeral_storage: int | str | None = accepts(None, minimum=1073741824, max_length=32)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pymongo.database import Database
 from .base_models import BaseModel, open_base_model
 from .batches import Examples
 from .config import Session
-from .datasets import Dataset, Split, open_dataset
+from .datasets import Dataset, Disk, Split, open_dataset
 from .datasets.order import prefix
 from .errors import AcceleratorError
 from .extraction import Extraction
@@ -98,9 +98,11 @@ class SessionFeatures:
         reporter: Reporter,
         stop: Callable[[], bool],
         memory_limit: int | None = None,
+        disk: Disk | None = None,
     ) -> None:
-        """`memory_limit` is in bytes; without one, the machine's memory counts."""
+        """`memory_limit` is in bytes; without one, the machine's memory counts, and without `disk` that of `work`."""
         self._memory_limit = memory_limit
+        self._disk = disk or Disk(work)
         self._session = session
         self._spec = session.spec
         self._work = work
@@ -117,7 +119,7 @@ class SessionFeatures:
 
     @cached_property
     def _dataset(self) -> Dataset:
-        return open_dataset(self._spec.dataset, self._work, self._reporter, self._stop)
+        return open_dataset(self._spec.dataset, self._work, self._reporter, self._stop, self._disk)
 
     def prepare(
         self,

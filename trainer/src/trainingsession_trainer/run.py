@@ -18,6 +18,7 @@ from . import artifacts
 from .accelerators import check_accelerators
 from .checkpoints import Checkpoints
 from .config import Session, parse_identity, parse_session
+from .datasets import Disk
 from .errors import AcceleratorError, DataError, SpecError, Stopped, TrainerError
 from .evaluation import evaluate, metrics_of
 from .feature_catalog import Use
@@ -44,11 +45,12 @@ def run_attempt(
     task: Task = Task.ALL,
     gpus_required: bool | None = None,
     memory_limit: int | None = None,
+    disk_limit: int | None = None,
 ) -> None:
     """Run one attempt of the session in `document`; raises TrainerError after leaving its sentence in the record.
 
     Whether GPUs that are held must be usable is said by the environment where `gpus_required` is not given;
-    `memory_limit` is the pod's, in bytes.
+    `memory_limit` and `disk_limit` are the pod's, in bytes.
     """
     identity = parse_identity(document)
     record = SessionRecord(database, identity.uid, attempt, stop)
@@ -67,7 +69,8 @@ def run_attempt(
             TemporaryDirectory(prefix="session-", dir=work) as folder,
             Use(database, session.uid, attempt) as use,
         ):
-            features = SessionFeatures(session, database, use, Path(folder), reporter, stop, memory_limit)
+            disk = Disk(work, disk_limit)
+            features = SessionFeatures(session, database, use, Path(folder), reporter, stop, memory_limit, disk)
             run_session(session, features, database, record, Path(folder), reporter, stop, task)
     except TrainerError as error:
         record.fail(error.exit_code, str(error), error.reason)
@@ -167,6 +170,7 @@ def help_extracting(
     work: Path,
     reporter: Reporter,
     stop: Callable[[], bool],
+    disk_limit: int | None = None,
 ) -> None:
     """Compute features beside the session's first pod until no shard is left to take; writes no record.
 
@@ -177,7 +181,8 @@ def help_extracting(
         reporter.info(f"Helping to extract for session {session.namespace}/{session.name}: {describe(session)}")
         check_accelerators(session.spec.resources, reporter)
         with TemporaryDirectory(prefix="session-", dir=work) as folder, Use(database, session.uid, attempt) as use:
-            SessionFeatures(session, database, use, Path(folder), reporter, stop).help(head_check(session))
+            disk = Disk(work, disk_limit)
+            SessionFeatures(session, database, use, Path(folder), reporter, stop, None, disk).help(head_check(session))
     except (SpecError, DataError, AcceleratorError) as error:
         reporter.info(f"This pod cannot help: {error}")
     else:

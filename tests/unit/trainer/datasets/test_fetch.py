@@ -231,6 +231,13 @@ def test_a_reserve_of_the_disk_is_left_alone(tmp_path, serve, monkeypatch):
     assert not (tmp_path / "download").stat().st_size
 
 
+def test_more_than_the_pod_s_disk_is_refused_before_its_first_byte_and_the_field_is_named(tmp_path, serve):
+    disk = files.Disk(tmp_path, files.RESERVE_BYTES + 1_000)
+    with pytest.raises(DataError, match=r"1,001 bytes .* and 1,000 may be written; raise spec\.resources\.ephemeral"):
+        download(serve(content(BODY[:1_001])).uri, "spec.dataset", tmp_path / "download", quiet(), go_on, disk)
+    assert not (tmp_path / "download").stat().st_size
+
+
 def test_a_file_that_says_to_be_larger_than_the_disk_is_refused_before_its_first_byte(tmp_path, serve):
     server = serve(content(b"", length=1 << 60))
     with pytest.raises(DataError, match=r"1,152,921,504,606,846,976 bytes are still to come"):

@@ -69,6 +69,7 @@ def most_bytes(archive: Path) -> int:
 def unpack(archive: Path, folder: Path, suffixes: frozenset[str], stop: Stop, disk: Disk | None = None) -> list[Stored]:
     """Unpack the files with one of `suffixes` into `folder`; raises DataError, Stopped."""
     stored: list[Stored] = []
+    names: set[PurePosixPath] = set()
     disk = disk or Disk(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,6 +79,9 @@ def unpack(archive: Path, folder: Path, suffixes: frozenset[str], stop: Stop, di
             name = _safe(member.name)
             if not is_wanted(name, suffixes):
                 continue
+            if name in names:
+                raise DataError(f"{name} is in the archive twice; pack it once, so that it is clear which one counts.")
+            names.add(name)
             if len(stored) >= MOST_FILES:
                 raise DataError(f"The archive holds more than {MOST_FILES:,} images; split the data set.")
             total += member.size
