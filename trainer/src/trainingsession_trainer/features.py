@@ -19,6 +19,8 @@ from pymongo.database import Database
 from .base_models import BaseModel, open_base_model
 from .batches import Examples
 from .config import Session
+from .data_warnings import class_counts, warnings_of
+from .dataset_facts import DatasetFacts
 from .datasets import Dataset, Disk, Split, open_dataset
 from .datasets.order import prefix
 from .errors import AcceleratorError
@@ -29,6 +31,7 @@ from .feature_store import FeatureStore
 from .kept_weights import KeptWeights
 from .loading import DamagedFeatures, Loader, Part, memory_budget
 from .mongodb import Document
+from .records import SessionWarning
 from .reporting import Reporter, duration
 
 Shape = tuple[int, int, int]
@@ -84,6 +87,7 @@ class PreparedFeatures:
     feature_shape: tuple[int, ...]
     summary: FeaturesSummary
     base: Callable[[], BaseModel]
+    warnings: tuple[SessionWarning, ...] = ()
 
 
 class SessionFeatures:
@@ -111,6 +115,7 @@ class SessionFeatures:
         self._store = FeatureStore(database, stop)
         self._catalog = FeatureCatalog(database, use, stop)
         self._weights = KeptWeights(database, stop)
+        self._facts = DatasetFacts(database, reporter, stop)
         self._ours: dict[tuple[str, int], int] = {}  # images by split and shard that were computed here
 
     @cached_property
@@ -158,6 +163,7 @@ class SessionFeatures:
             feature_shape=stored.feature_shape,
             summary=self.summary(stored),
             base=base,
+            warnings=self.check(stored),
         )
 
     def _base_for(self, image_shape: Shape | None) -> BaseModel:
@@ -166,6 +172,15 @@ class SessionFeatures:
     def stored(self, validate: Validate) -> StoredFeatures:
         """Have all features in the store: found, computed here, or by others that are waited for."""
         return self._find(validate) or self._complete(validate)
+
+    def check(self, stored: StoredFeatures) -> tuple[SessionWarning, ...]:
+        """Say how many images of each class are used, and what is wrong with them; gives the latter."""
+        self._reporter.info(f"Training images by class: {class_counts(stored.train, stored.class_names)}")
+        near = self._facts.near_duplicates(stored.train.order, stored.test.order)
+        warnings = warnings_of(stored.train, stored.test, near)
+        for warning in warnings:
+            self._reporter.info(f"Warning: {warning.message}")
+        return warnings
 
     def help(self, validate: Validate) -> None:
         """Compute what nobody else computes already."""
@@ -182,7 +197,10 @@ class SessionFeatures:
         parts = []
         for split, subset in subsets:
             found = self._open_set(base, dataset, split)
-            parts.append(Part(found, split.labels[: prefix(len(split), subset)].astype("int32")))
+            used = prefix(len(split), subset)
+            parts.append(Part(found, split.labels[:used].astype("int32"), split.digests[:used], split.order_digest))
+        if wait:
+            self._facts.find_out(dataset.train, dataset.test)
         extraction = Extraction(
             self._store, base, self._stop, self._reporter.info, self._spec.resources.extraction_batch_size
         )
@@ -227,9 +245,10 @@ class SessionFeatures:
         stored = self._catalog.find(split, key=known.get(split), recipe=recipe)
         if stored is None or not _would_be_the_same(stored):
             return None
-        part = Part(stored.found, stored.manifest.labels[: prefix(stored.found.images, subset)])
+        used, manifest = prefix(stored.found.images, subset), stored.manifest
+        part = Part(stored.found, manifest.labels[:used], manifest.digests[:used], str(stored.description["order"]))
         there = len(self._store.finished(stored.found, part.shards))
-        return (part, stored.manifest) if there == part.shards else None
+        return (part, manifest) if there == part.shards else None
 
     def summary(self, stored: StoredFeatures) -> FeaturesSummary:
         """Say where the features came from."""

@@ -35,10 +35,13 @@ class DamagedFeatures(StorageError):  # noqa: N818 - an end with a name of its o
 
 @dataclass(frozen=True)
 class Part:
-    """The features of one split that a session uses: the first images of a set, with their labels int32 [needed]."""
+    """The features of one split that a session uses: the first images of a set; labels int32 [needed]."""
 
     found: FeatureSet
     labels: npt.NDArray[np.int32]
+    digests: tuple[bytes, ...] = ()
+    order: str = ""
+    """Digest of the order of all of the split's images."""
 
     @property
     def shards(self) -> int:

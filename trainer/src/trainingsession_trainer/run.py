@@ -97,7 +97,7 @@ def run_session(
     validate = head_check(session)
     if task is Task.EXTRACT:
         stored = features.stored(validate)
-        record.describe({}, _facts(features.summary(stored)))
+        record.describe({}, _facts(features.summary(stored)), features.check(stored))
         record.extracted(stored.keys)
         reporter.info("All features are stored; a Job without a GPU trains the head")
         return
@@ -111,7 +111,7 @@ def run_session(
         "validation": len(prepared.validation),
         "test": len(prepared.test),
     }
-    record.describe(samples, _facts(prepared.summary))
+    record.describe(samples, _facts(prepared.summary), prepared.warnings)
 
     reporter.phase("Training")
     # Keras draws initial weights from the global seed; from here on every random number has one owner.
