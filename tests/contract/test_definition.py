@@ -108,6 +108,7 @@ def test_a_session_without_its_optional_parts_is_read_with_the_definitions_defau
         "extractionBatchSize": None,  # of no meaning to the operator
         "cpu": read.resources.cpu,
         "memory": read.resources.memory,
+        "ephemeralStorage": read.resources.ephemeral_storage,
     }
     assert defaults("runPolicy") == {
         "backoffLimit": read.run_policy.backoff_limit,

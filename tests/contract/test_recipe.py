@@ -18,6 +18,10 @@ DATASETS = (
     {"uri": "https://example.org/a.tar", "sha256": SHA},
     {"uri": "https://example.org/a.tar"},
     {"uri": "file:///a.tar", "claimName": "data", "sha256": OTHER, "subset": 0.5},
+    {"uri": "file:///photos/", "claimName": "data", "revision": "2024-05-01"},
+    {"uri": "https://example.org/a.npz", "sha256": SHA},
+    {"uri": "https://example.org/a.bin", "sha256": SHA, "format": "npz"},
+    {"uri": "https://example.org/a.npz", "sha256": SHA, "format": "folder"},
 )
 BASES = (
     {"name": "ResNet50"},
@@ -100,6 +104,22 @@ def test_one_and_one_point_zero_are_the_same():
 def test_the_address_does_not_matter_where_the_content_is_named():
     first = changed("dataset", {"uri": "https://example.org/a.tar", "sha256": SHA})
     assert trainers(first) == trainers(changed("dataset", {"uri": "https://mirror.org/b.tar", "sha256": SHA}))
+
+
+def test_a_revision_names_what_an_address_holds_there_and_then():
+    first = {"uri": "file:///photos", "claimName": "data", "revision": "one"}
+    others = ({"uri": "file:///other"}, {"claimName": "mine"}, {"revision": "two"})
+    digests = {trainers(changed("dataset", first | other)) for other in ({}, *others)}
+    assert len(digests) == 4
+    assert None not in digests
+
+
+def test_arrays_and_folders_in_the_same_file_are_two_data_sets():
+    def digest(name, **fields):
+        return trainers(changed("dataset", {"uri": f"https://example.org/{name}", "sha256": SHA, **fields}))
+
+    assert digest("a.npz") == digest("a.npz?x=1") == digest("A.NPZ") == digest("a.zip", format="npz")
+    assert digest("a.zip") == digest("a.npz", format="folder") == digest("a.zip?x=.npz") != digest("a.npz")
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,9 @@ from trainingsession_operator import decide, ends, jobs, outlook, plan, record_v
 from trainingsession_operator.observed import Observed
 from trainingsession_operator.resource import parse_session
 from trainingsession_trainer import __main__ as trainer
-from trainingsession_trainer import config, errors
+from trainingsession_trainer import config, errors, weights_mirror
 from trainingsession_trainer import records as trainer_records
-from trainingsession_trainer.datasets import order
+from trainingsession_trainer.datasets import mirror, order
 
 PATIENT = {errors.StorageError, errors.Stopped, trainer_records.Replaced}
 
@@ -131,6 +131,16 @@ def test_environment_variables_are_ones_that_somebody_reads(pod, repo):
         assert f'"{name}"' in source, f"{name} is set and read by nobody"
 
 
+def test_mirrors_reach_the_trainer_by_the_names_that_it_reads():
+    set_ = settings(DATASETS_MIRROR="https://mirror/data", WEIGHTS_MIRROR="https://mirror/keras")
+    (container,) = jobs.build_job(session(), set_)["spec"]["template"]["spec"]["containers"]
+    given = {item["name"]: item["value"] for item in container["env"]}
+    assert given[mirror.DATASETS_VARIABLE] == "https://mirror/data"
+    assert given[weights_mirror.WEIGHTS_VARIABLE] == "https://mirror/keras"
+    (container,) = jobs.build_job(session(), settings())["spec"]["template"]["spec"]["containers"]
+    assert not {item["name"] for item in container["env"]} & {jobs.DATASETS_MIRROR, jobs.WEIGHTS_MIRROR}
+
+
 def test_the_cpu_limit_in_thousandths_sizes_the_trainers_threads(pod, tmp_path, monkeypatch):
     volume = mounted(pod, trainer.SESSION_FILE.parent)
     (limit,) = (item["resourceFieldRef"] for item in volume["downwardAPI"]["items"] if item["path"] == "cpu-limit")
@@ -187,6 +197,7 @@ def test_names_and_versions_are_the_same_on_both_sides():
             "workers",
             "cpu",
             "memory",
+            "ephemeral_storage",
         )
     ]
     + [("backoff_limit", session().run_policy.__class__().backoff_limit, config.RunPolicy().backoff_limit)],

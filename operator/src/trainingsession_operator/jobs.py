@@ -30,6 +30,9 @@ DATASET_FOLDER = "/mnt/dataset"
 WEIGHTS_FOLDER = "/mnt/weights"
 WORK_FOLDER = "/tmp"  # noqa: S108 - an emptyDir of the pod's own
 
+DATASETS_MIRROR = "TRAININGSESSION_DATASETS_MIRROR"
+WEIGHTS_MIRROR = "TRAININGSESSION_WEIGHTS_MIRROR"
+
 FOR_THE_TRAINER = ("dataset", "baseModel", "head", "training", "module", "resources")
 """Parts of the spec that decide what is trained. A trainer that is older than the operator must know them all."""
 SESSION_BYTES = 100 * 1024
@@ -192,6 +195,8 @@ def _pod_spec(session: Session, settings: Settings, step: plan.Step) -> Json:
 
 def _container(session: Session, settings: Settings, step: plan.Step) -> Json:
     amounts = {"cpu": session.resources.cpu, "memory": session.resources.memory}
+    if session.resources.ephemeral_storage:
+        amounts["ephemeral-storage"] = session.resources.ephemeral_storage
     # A session that has begun goes on with the same trainer, also after the operator was upgraded.
     image = (session.status.get("trainer") or {}).get("image") or settings.trainer_image
     environment = {
@@ -202,6 +207,8 @@ def _container(session: Session, settings: Settings, step: plan.Step) -> Json:
         "TRAININGSESSION_IMAGE": image,
         "TRAININGSESSION_GPUS": settings.trainer_gpus,
     }
+    mirrors = {DATASETS_MIRROR: settings.datasets_mirror, WEIGHTS_MIRROR: settings.weights_mirror}
+    environment |= {name: address for name, address in mirrors.items() if address}
     if plan.device(session, step) == "CPU":
         # A GPU image shows every GPU of the node to a pod that asks for none, and other people's work is on them.
         environment |= {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}
@@ -243,6 +250,9 @@ def _volumes(session: Session) -> list[Json]:
         {"path": "cpu-limit", "resourceFieldRef": _limit("limits.cpu", "1m")},
         {"path": "memory-limit", "resourceFieldRef": _limit("limits.memory", "1Mi")},
     ]
+    disk = session.resources.ephemeral_storage
+    if disk:
+        files.append({"path": "disk-limit", "resourceFieldRef": _limit("limits.ephemeral-storage", "1Mi")})
     volumes: list[Json] = [
         {"name": "session", "downwardAPI": {"items": files}},
         {
@@ -253,7 +263,7 @@ def _volumes(session: Session) -> list[Json]:
                 "items": [{"key": key, "path": key} for key in ("uri", "database")],
             },
         },
-        {"name": "work", "emptyDir": {}},
+        {"name": "work", "emptyDir": {"sizeLimit": disk} if disk else {}},
     ]
     for name, claim in (("dataset", session.dataset_claim), ("weights", session.weights_claim)):
         if claim:

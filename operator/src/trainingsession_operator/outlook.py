@@ -92,6 +92,7 @@ def status_of(
         "progress": _progress(session, observed, outlook, news),
         "samples": record_view.samples(record) or before.get("samples"),
         "features": record_view.features(record) or before.get("features"),
+        "warnings": record_view.warnings(record) or before.get("warnings"),
         "trainer": _trainer(record, job, before),
     }
     if outlook.phase == "Suspended":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,10 +19,11 @@ def recipe_digest(spec: Mapping[str, Any]) -> str | None:
     """Digest a spec as the API holds it (64 hex digits); None where only reading the files tells what they are.
 
     An address may hold something else tomorrow, so data and weights by address count only with their SHA-256, and then
-    the address does not matter. Defaults are filled in and 1.0 equals 1: what means the same has the same digest.
+    the address does not matter; data also with a revision, the user's word for what the address holds. Defaults are
+    filled in and 1.0 equals 1: what means the same has the same digest.
     """
     dataset, base = spec.get("dataset") or {}, spec.get("baseModel") or {}
-    data = {"name": dataset["name"]} if dataset.get("name") else _content(dataset)
+    data = {"name": dataset["name"]} if dataset.get("name") else _images(dataset)
     weights = _content(base["weightsFrom"]) if base.get("weightsFrom") else base.get("weights") or "imagenet"
     if data is None or weights is None:
         return None
@@ -39,6 +41,20 @@ def recipe_digest(spec: Mapping[str, Any]) -> str | None:
     }
     text = json.dumps(plain(recipe), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def ends_in_npz(uri: str) -> bool:
+    """Whether an address names a file of arrays by its ending."""
+    return re.split("[?#]", uri, maxsplit=1)[0].lower().endswith(".npz")
+
+
+def _images(dataset: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Name what an address holds: by its digest, or by the revision that the user gives it there."""
+    content = _content(dataset)
+    if content is None and dataset.get("revision"):
+        content = {key: dataset[key] for key in ("uri", "claimName", "revision") if dataset.get(key)}
+    arrays = dataset.get("format") == "npz" or (not dataset.get("format") and ends_in_npz(dataset.get("uri") or ""))
+    return content | {"format": "npz"} if content and arrays else content
 
 
 def _content(source: Mapping[str, Any]) -> dict[str, Any] | None:

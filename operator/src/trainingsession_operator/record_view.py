@@ -143,6 +143,16 @@ def features(record: Mapping[str, Any]) -> Json:
     )
 
 
+def warnings(record: Mapping[str, Any]) -> list[Json]:
+    """Give what is wrong with the images and does not end the session, by reason, at most 16."""
+    found: dict[str, Json] = {}
+    for item in _items(record.get("warnings")):
+        reason, message = item.get("reason"), text(item.get("message"), 1024)
+        if _matches(reason, r"[A-Z][A-Za-z0-9]{1,63}") and message:
+            found.setdefault(str(reason), {"reason": reason, "message": message})
+    return list(found.values())[:16]
+
+
 def versions(record: Mapping[str, Any]) -> Json:
     """Give the versions of what ran."""
     given = _mapping(_mapping(record.get("trainer")).get("versions"))

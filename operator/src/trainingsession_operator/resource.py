@@ -27,7 +27,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Resources:
-    """What each trainer pod may use; cpu and memory are Kubernetes quantities."""
+    """What each trainer pod may use; cpu, memory and ephemeral storage are Kubernetes quantities."""
 
     gpus: int = 1
     gpu_resource_name: str = "nvidia.com/gpu"
@@ -36,6 +36,7 @@ class Resources:
     workers: int = 1
     cpu: str = "2"
     memory: str = "4Gi"
+    ephemeral_storage: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ def parse_session(resource: Mapping[str, Any]) -> Session:
                 workers=int(resources.get("workers", Resources.workers)),
                 cpu=str(resources.get("cpu", Resources.cpu)),
                 memory=str(resources.get("memory", Resources.memory)),
+                ephemeral_storage=_text(resources.get("ephemeralStorage")),
             ),
             scheduling=Scheduling(
                 node_selector=dict(scheduling.get("nodeSelector", {})),
@@ -176,3 +178,7 @@ def deletion_policy(resource: Mapping[str, Any]) -> str:
 
 def _seconds(value: Any) -> int | None:
     return None if value is None else int(value)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)

@@ -19,6 +19,10 @@ class Settings:
     trainer_image_pull_secrets: tuple[str, ...]
     trainer_gpus: str
     """required: a trainer that holds GPUs and cannot use them ends at once; optional: it computes on processors."""
+    datasets_mirror: str
+    """Address below which the data sets known by name are mirrored; empty for their own homes."""
+    weights_mirror: str
+    """Address below which Keras's weights are mirrored; empty for Keras's own."""
     namespaces: tuple[str, ...]
     """Namespaces whose sessions are served; empty for all."""
     workers: int
@@ -64,6 +68,8 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         ),
         trainer_image_pull_secrets=_list(environment, "TRAINER_IMAGE_PULL_SECRETS"),
         trainer_gpus=_one_of(environment, "TRAINER_GPUS", ("required", "optional")),
+        datasets_mirror=_address(environment, "DATASETS_MIRROR"),
+        weights_mirror=_address(environment, "WEIGHTS_MIRROR"),
         namespaces=_list(environment, "WATCH_NAMESPACES"),
         workers=_number(environment, "WORKERS", 16, 1, 64),
         log_level=_one_of(environment, "LOG_LEVEL", ("info", "debug", "warning", "error")),
@@ -112,6 +118,16 @@ def _number(environment: Mapping[str, str], name: str, default: int, least: int,
             f'the environment variable {name} is "{text}"; set it to a whole number from {least} to {most}'
         )
     return int(text)
+
+
+def _address(environment: Mapping[str, str], name: str) -> str:
+    value = environment.get(name, "")
+    if value and not re.fullmatch(r"https?://[^/?#\s@]+(/[^?#\s]*)?", value):
+        raise StartError(
+            f'the environment variable {name} is "{value}"; set it to an address such as https://mirror/data, '
+            "without a password and without a query, or to nothing"
+        )
+    return value
 
 
 def _bytes(environment: Mapping[str, str], name: str) -> int | None:

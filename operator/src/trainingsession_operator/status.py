@@ -45,6 +45,10 @@ class Reason:
     KUEUE_MISSING = "KueueMissing"
     KUEUE_HOLDS_SESSION = "SessionQueuedInsteadOfJob"
 
+    DUPLICATES_IN_TEST = "DuplicatesInTest"
+    NEAR_DUPLICATES_IN_TEST = "NearDuplicatesInTest"
+    LABELS_DISAGREE = "LabelsDisagree"
+
     SUCCEEDED = "ResultPublished"
     REUSED = "ResultReused"
     BAD_SPEC = "SpecRefusedByTrainer"

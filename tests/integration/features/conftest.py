@@ -7,27 +7,32 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from PIL import Image
 from pymongo import MongoClient
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from trainingsession_trainer import config, feature_catalog, feature_sets, features
 from trainingsession_trainer.datasets import Dataset
-from trainingsession_trainer.datasets.splits import Images, make_split
+from trainingsession_trainer.datasets.splits import Images, make_split, reduced
 from trainingsession_trainer.recipe import recipe_digest
 from trainingsession_trainer.reporting import Reporter
 
 
 class CountedImages(Images):
-    """Images in memory that count how often they were decoded."""
+    """Images in memory that count how often they were decoded, for features and only to compare them."""
 
     def __init__(self, images):
         self.images = images
-        self.decoded = 0
+        self.decoded = self.compared = 0
 
     def read(self, index):
         self.decoded += 1
         return self.images[index]
+
+    def grey(self, index):
+        self.compared += 1
+        return reduced(Image.fromarray(self.images[index]))
 
     def shape(self, index):
         return self.images[index].shape
@@ -62,7 +67,7 @@ class Case:
         self.out = io.StringIO()
         monkeypatch.setattr(features, "open_dataset", self._open)
 
-    def _open(self, spec, work, reporter, stop):
+    def _open(self, spec, work, reporter, stop, disk):
         self.opened += 1
         return self.dataset
 

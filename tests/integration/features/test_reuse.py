@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -218,3 +219,32 @@ def test_a_sweep_removes_what_killed_trainers_left_and_nothing_that_is_used(case
     again = case.prepare(known=True)
     assert again.summary.computed == 0
     assert equal(first, again)
+
+
+def test_warnings_are_the_same_from_images_and_from_stored_features(case):
+    train, test = case.dataset.train, case.dataset.test
+    # The first test image is a training image of the other class.
+    other = next(digest for digest, label in zip(train.digests, train.labels) if label != test.labels[0])
+    case.dataset = replace(case.dataset, test=replace(test, digests=(other, *test.digests[1:])))
+    pairs = np.array([[3, 5], [4, 19], [59, 7]], "<i4")
+    first = case.prepare(known=True)
+    case.database.dataset_facts.update_one({}, {"$set": {"nearDuplicates": pairs.tobytes()}})
+    second = case.prepare(known=True)
+    assert case.opened == 1
+    assert [warning.reason for warning in first.warnings] == ["DuplicatesInTest", "LabelsDisagree"]
+    assert {warning.reason: warning.message.split(" ")[0] for warning in second.warnings} == {
+        "DuplicatesInTest": "1",
+        "NearDuplicatesInTest": "3",
+        "LabelsDisagree": "1",
+    }
+    assert [warning.message.split(" ")[0] for warning in case.prepare(subset=0.3, known=True).warnings][1] == "2"
+
+
+def test_near_duplicates_are_looked_for_once_whatever_the_base_model(case):
+    case.prepare()
+    compared = case.train_images.compared + case.test_images.compared
+    assert compared >= 80
+    case.prepare(pooling="avg")
+    assert case.train_images.compared + case.test_images.compared == compared
+    assert case.out.getvalue().count("Looking for near duplicates among 80 images") == 1
+    assert "Training images by class: red 30, green 30" in case.out.getvalue()

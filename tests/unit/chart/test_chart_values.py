@@ -79,6 +79,8 @@ def test_an_unknown_key_is_refused_by_name(template, path):
         ("features.quotaPerNamespace", "200"),
         ("features.quotaPerNamespace", "0Gi"),
         ("features.evictionGraceMinutes", 0),
+        ("trainer.datasetsMirror", "mirror/data"),
+        ("trainer.weightsMirror", "https://me:secret@mirror"),
         ("storage.intervalMinutes", 0),
         ("storage.orphanGraceHours", 2),
         ("mongodb.users", "provided"),

@@ -43,6 +43,7 @@ def shaped(*names: str) -> st.SearchStrategy[Any]:
 ARTIFACT = st.fixed_dictionaries(
     {"name": ODD | st.text(min_size=1, max_size=300), "id": ODD, "bytes": ODD, "sha256": ODD}
 ) | st.just({"name": "model.keras", "id": "a" * 24, "bytes": 2**63 - 1, "sha256": "b" * 64})
+WARNING = st.fixed_dictionaries({"reason": ODD | st.just("LabelsDisagree"), "message": ODD | st.text(max_size=2000)})
 RESULT = st.fixed_dictionaries(
     {},
     optional={
@@ -71,6 +72,7 @@ HOSTILE = st.fixed_dictionaries(
         | st.fixed_dictionaries({"image": ODD, "versions": st.dictionaries(st.text(max_size=80), ODD, max_size=40)}),
         "failure": shaped("exitCode", "message", "attempt", "reason"),
         "measured": shaped("accuracy"),
+        "warnings": st.lists(shaped("reason", "message") | WARNING, max_size=40) | DEEP,
         "extracted": ODD,
         "result": RESULT | DEEP,
     },
@@ -197,3 +199,21 @@ def test_what_the_store_saved_is_shown_in_whole_seconds():
 @pytest.mark.parametrize(("value", "said"), [(True, True), (1, False), ("yes", False), (None, False)])
 def test_only_true_says_that_all_features_are_stored(value, said):
     assert record_view.extracted(record(extracted=value)) is said
+
+
+def test_warnings_are_shown_once_for_each_reason_and_stay_when_the_record_is_away():
+    said = {"reason": "LabelsDisagree", "message": "3 images are in more than one class."}
+    odd = [
+        {"reason": "no word", "message": "x"},
+        {"reason": "Empty", "message": " "},
+        None,
+        said,
+        {**said, "message": "y"},
+    ]
+    assert record_view.warnings({"warnings": odd}) == [said]
+    status = decide(
+        session({"jobName": JOB}), Observed(job(active=1), (running(),), (), record(warnings=odd)), NOW
+    ).status
+    assert status["warnings"] == [said]
+    away = decide(session({"jobName": JOB, "warnings": [said]}), Observed(job(active=1), (running(),), (), None), NOW)
+    assert away.status["warnings"] == [said]

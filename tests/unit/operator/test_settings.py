@@ -25,6 +25,20 @@ def test_a_quota_is_a_size(text, size):
     assert settings(FEATURES_QUOTA_PER_NAMESPACE=text).features_quota == size
 
 
+def test_mirrors_are_addresses_or_nothing():
+    assert (settings().datasets_mirror, settings().weights_mirror) == ("", "")
+    assert settings(DATASETS_MIRROR="https://mirror/data").datasets_mirror == "https://mirror/data"
+    assert settings(WEIGHTS_MIRROR="http://mirror:8080").weights_mirror == "http://mirror:8080"
+
+
+@pytest.mark.parametrize("value", ["mirror/data", "ftp://mirror", "https://me:secret@mirror/", "https://mirror/?a=b"])
+def test_another_address_of_a_mirror_is_refused(value):
+    with pytest.raises(
+        StartError, match=r"the environment variable WEIGHTS_MIRROR is .*; set it to an address such as"
+    ):
+        settings(WEIGHTS_MIRROR=value)
+
+
 def test_lists_are_separated_by_commas():
     found = settings(WATCH_NAMESPACES=" team-a, team-b ,", TRAINER_IMAGE_PULL_SECRETS="one,two")
     assert found.namespaces == ("team-a", "team-b")

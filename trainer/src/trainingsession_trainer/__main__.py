@@ -80,7 +80,8 @@ def command_line() -> argparse.ArgumentParser:
         type=Path,
         default=SESSION_FILE,
         metavar="FILE",
-        help=f"the session as JSON; pod-uid, cpu-limit and memory-limit are read beside it (default {SESSION_FILE})",
+        help="the session as JSON; pod-uid, cpu-limit, memory-limit and disk-limit are read beside it "
+        f"(default {SESSION_FILE})",
     )
     parser.add_argument(
         "--mongodb",
@@ -159,8 +160,11 @@ def run_job(options: argparse.Namespace, stop: StopFlag) -> None:
     load_tensorflow()
     from .run import help_extracting, run_attempt
 
+    disk_limit = _bytes_of(options.session.parent / "disk-limit")
     if is_helper():
-        help_extracting(document, database, attempt, work=options.work, reporter=reporter, stop=stop)
+        help_extracting(
+            document, database, attempt, work=options.work, reporter=reporter, stop=stop, disk_limit=disk_limit
+        )
     else:
         run_attempt(
             document,
@@ -170,7 +174,8 @@ def run_job(options: argparse.Namespace, stop: StopFlag) -> None:
             reporter=reporter,
             stop=stop,
             task=options.task,
-            memory_limit=(read_limit(options.session.parent / "memory-limit") or 0) * 1024 * 1024 or None,
+            memory_limit=_bytes_of(options.session.parent / "memory-limit"),
+            disk_limit=disk_limit,
         )
 
 
@@ -201,6 +206,11 @@ def run_export(options: argparse.Namespace, stop: StopFlag) -> None:
 def read_limit(file: Path) -> int | None:
     """Read one of the pod's limits as the operator mounts it; None without the file."""
     return int(file.read_text("ascii").strip()) if file.is_file() else None
+
+
+def _bytes_of(file: Path) -> int | None:
+    """Read a limit in MiB; None without the file."""
+    return (read_limit(file) or 0) * 1024 * 1024 or None
 
 
 def limit_threads(cpu_limit: int | None) -> None:

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import SpecError
-from .recipe import recipe_digest
-from .structure import accepts, build, clip, shown
+from .recipe import ends_in_npz, recipe_digest
+from .structure import accepts, build, clip, shown, snake
 
 API_VERSION = "trainingsession.dev/v1alpha1"
 KIND = "TrainingSession"
 
-DATASETS = ("cifar10", "digits")
+DATASETS = ("cifar10", "cifar100", "digits", "fashion_mnist", "mnist")
 LOSSES = (
     "categorical_crossentropy",
     "sparse_categorical_crossentropy",
@@ -67,6 +67,7 @@ _RESOURCE_NAME = r"\A[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0
 _LABEL_KEY = r"\A(([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?\Z"
 _LABEL_VALUE = r"\A([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?\Z"
 _SHA256 = r"\A[0-9a-f]{64}\Z"
+_REVISION = r"\A[A-Za-z0-9][-A-Za-z0-9_.:/+]*\Z"
 _URI = r"\A(https?://[^/?#\s]+[^\s]*|file:///[^\s]+)\Z"
 
 _AS_SUBSET = Decimal(0)
@@ -89,6 +90,8 @@ class Dataset:
     uri: str | None = accepts(None, max_length=2048, pattern=_URI)
     claim_name: str | None = accepts(None, max_length=253, pattern=_DNS_NAME)
     sha256: str | None = accepts(None, pattern=_SHA256)
+    format: str | None = accepts(None, enum=("folder", "npz"))
+    revision: str | None = accepts(None, max_length=128, pattern=_REVISION)
     subset: Decimal = accepts(Decimal(1), above=0, maximum=1)
     test_subset: Decimal = accepts(_AS_SUBSET, above=0, maximum=1)
     validation_split: Decimal = accepts(Decimal("0.2"), minimum=0, maximum=0.9)
@@ -101,6 +104,11 @@ class Dataset:
     def source(self) -> FileSource | None:
         """The archive, or None for a data set known by name."""
         return FileSource(self.uri, self.claim_name, self.sha256) if self.uri is not None else None
+
+    @property
+    def is_npz(self) -> bool:
+        """Whether the file holds arrays; its ending says so where `format` does not."""
+        return self.format == "npz" if self.format is not None else ends_in_npz(self.uri or "")
 
     @property
     def title(self) -> str:
@@ -178,6 +186,7 @@ class Resources:
     extraction_batch_size: int | None = accepts(None, minimum=1, maximum=4096)
     cpu: int | str = accepts("2", minimum=1, maximum=1024, max_length=32)
     memory: int | str = accepts("4Gi", minimum=536870912, max_length=32)
+    ephemeral_storage: int | str | None = accepts(None, minimum=1073741824, max_length=32)
 
 
 @dataclass(frozen=True)
@@ -321,11 +330,14 @@ def _check_dataset(dataset: Dataset) -> None:
         found = "neither" if dataset.name is None else "both"
         raise SpecError(f"spec.dataset has {found} of name and uri; set exactly one.")
     if dataset.uri is None:
-        for key, value in (("claimName", dataset.claim_name), ("sha256", dataset.sha256)):
+        for key in ("claimName", "sha256", "format", "revision"):
+            value = getattr(dataset, snake(key))
             if value is not None:
                 raise SpecError(f"spec.dataset.{key} is {shown(value)}, which needs uri; remove it or set uri.")
-    else:
-        _check_source(dataset.uri, dataset.claim_name, "spec.dataset")
+        return
+    if dataset.sha256 is not None and dataset.revision is not None:
+        raise SpecError("spec.dataset has sha256 and revision, which both say what the uri holds; set only one.")
+    _check_source(dataset.uri, dataset.claim_name, "spec.dataset")
 
 
 def _check_base_model(base_model: BaseModel) -> None:

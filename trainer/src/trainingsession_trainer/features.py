@@ -22,7 +22,9 @@ from pymongo.database import Database
 from .base_models import BaseModel, open_base_model
 from .batches import Examples
 from .config import Session
-from .datasets import Dataset, Split, open_dataset
+from .data_warnings import class_counts, warnings_of
+from .dataset_facts import DatasetFacts
+from .datasets import Dataset, Disk, Split, open_dataset
 from .datasets.order import prefix, validation_mask
 from .errors import AcceleratorError
 from .extraction import Extraction
@@ -32,6 +34,7 @@ from .feature_store import FeatureStore
 from .kept_weights import KeptWeights
 from .loading import DamagedFeatures, Loader, Part, memory_budget
 from .mongodb import Document
+from .records import SessionWarning
 from .reporting import Reporter, duration
 
 Shape = tuple[int, int, int]
@@ -96,6 +99,7 @@ class PreparedFeatures:
     sets: Mapping[str, str] = field(default_factory=dict)
     digests: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
     pictures: Pictures = field(default=lambda part, rows: [None] * len(rows))
+    warnings: tuple[SessionWarning, ...] = ()
 
 
 class SessionFeatures:
@@ -110,9 +114,11 @@ class SessionFeatures:
         reporter: Reporter,
         stop: Callable[[], bool],
         memory_limit: int | None = None,
+        disk: Disk | None = None,
     ) -> None:
-        """`memory_limit` is in bytes; without one, the machine's memory counts."""
+        """`memory_limit` is in bytes; without one, the machine's memory counts, and without `disk` that of `work`."""
         self._memory_limit = memory_limit
+        self._disk = disk or Disk(work)
         self._session = session
         self._spec = session.spec
         self._work = work
@@ -121,6 +127,7 @@ class SessionFeatures:
         self._store = FeatureStore(database, stop)
         self._catalog = FeatureCatalog(database, use, stop)
         self._weights = KeptWeights(database, stop)
+        self._facts = DatasetFacts(database, reporter, stop)
         self._ours: dict[tuple[str, int], int] = {}  # images by split and shard that were computed here
 
     @cached_property
@@ -129,7 +136,7 @@ class SessionFeatures:
 
     @cached_property
     def _dataset(self) -> Dataset:
-        return open_dataset(self._spec.dataset, self._work, self._reporter, self._stop)
+        return open_dataset(self._spec.dataset, self._work, self._reporter, self._stop, self._disk)
 
     def prepare(
         self,
@@ -171,6 +178,7 @@ class SessionFeatures:
             sets=stored.keys,
             digests=self._digests(stored),
             pictures=partial(self._pictures, stored),
+            warnings=self.check(stored),
         )
 
     def _digests(self, stored: StoredFeatures) -> Mapping[str, Sequence[bytes]]:
@@ -200,6 +208,15 @@ class SessionFeatures:
         """Have all features in the store: found, computed here, or by others that are waited for."""
         return self._find(validate) or self._complete(validate)
 
+    def check(self, stored: StoredFeatures) -> tuple[SessionWarning, ...]:
+        """Say how many images of each class are used, and what is wrong with them; gives the latter."""
+        self._reporter.info(f"Training images by class: {class_counts(stored.train, stored.class_names)}")
+        near = self._facts.near_duplicates(stored.train.order, stored.test.order)
+        warnings = warnings_of(stored.train, stored.test, near)
+        for warning in warnings:
+            self._reporter.info(f"Warning: {warning.message}")
+        return warnings
+
     def help(self, validate: Validate) -> None:
         """Compute what nobody else computes already."""
         if self._find(validate) is None:
@@ -215,8 +232,10 @@ class SessionFeatures:
         parts = []
         for split, subset in subsets:
             found = self._open_set(base, dataset, split)
-            count = prefix(len(split), subset)
-            parts.append(Part(found, split.labels[:count].astype("int32"), split.digests[:count]))
+            used = prefix(len(split), subset)
+            parts.append(Part(found, split.labels[:used].astype("int32"), split.digests[:used], split.order_digest))
+        if wait:
+            self._facts.find_out(dataset.train, dataset.test)
         extraction = Extraction(
             self._store, base, self._stop, self._reporter.info, self._spec.resources.extraction_batch_size
         )
@@ -261,10 +280,10 @@ class SessionFeatures:
         stored = self._catalog.find(split, key=known.get(split), recipe=recipe)
         if stored is None or not _would_be_the_same(stored):
             return None
-        count = prefix(stored.found.images, subset)
-        part = Part(stored.found, stored.manifest.labels[:count], stored.manifest.digests[:count])
+        used, manifest = prefix(stored.found.images, subset), stored.manifest
+        part = Part(stored.found, manifest.labels[:used], manifest.digests[:used], str(stored.description["order"]))
         there = len(self._store.finished(stored.found, part.shards))
-        return (part, stored.manifest) if there == part.shards else None
+        return (part, manifest) if there == part.shards else None
 
     def summary(self, stored: StoredFeatures) -> FeaturesSummary:
         """Say where the features came from."""

@@ -43,6 +43,8 @@ class Part:
     found: FeatureSet
     labels: npt.NDArray[np.int32]
     digests: tuple[bytes, ...] = ()
+    order: str = ""
+    """Digest of the order of all of the split's images."""
 
     @property
     def shards(self) -> int:

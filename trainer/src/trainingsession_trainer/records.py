@@ -7,7 +7,7 @@ All times are MongoDB's own. Values from outside stand under $literal, because a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
@@ -55,6 +55,14 @@ class Result:
             **({} if self.validation_accuracy is None else {"validationAccuracy": self.validation_accuracy}),
             **({} if self.repeats is None else {"repeats": dict(self.repeats)}),
         }
+
+
+@dataclass(frozen=True)
+class SessionWarning:
+    """What a session's user should know and does not end it; `reason` is one of docs/reasons.md, once in a session."""
+
+    reason: str
+    message: str
 
 
 class Replaced(Stopped):
@@ -109,9 +117,12 @@ class SessionRecord:
         with pymongo.timeout(PROGRESS_SECONDS):
             self._write({"phase": phase, "progress": known}, "store the progress", patience=0.0)
 
-    def describe(self, samples: Mapping[str, int], features: Mapping[str, Any]) -> None:
-        """Store how many images are used and where their features came from."""
-        self._write({"samples": samples, "features": features}, "store the sample counts")
+    def describe(
+        self, samples: Mapping[str, int], features: Mapping[str, Any], warnings: Sequence[SessionWarning] = ()
+    ) -> None:
+        """Store how many images are used, where their features came from, and what is wrong with the images."""
+        told = [asdict(warning) for warning in warnings]
+        self._write({"samples": samples, "features": features, "warnings": told}, "store the sample counts")
 
     def extracted(self, keys: Mapping[str, str]) -> None:
         """Say that all features are stored, and the key of each split's set: a head can be trained without a GPU."""

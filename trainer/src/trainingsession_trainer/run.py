@@ -17,6 +17,7 @@ from pymongo.database import Database
 from . import artifacts
 from .accelerators import check_accelerators
 from .config import Session, parse_identity, parse_session
+from .datasets import Disk
 from .errors import AcceleratorError, DataError, SpecError, Stopped, TrainerError
 from .evaluation import metrics_of
 from .feature_catalog import Use
@@ -43,11 +44,12 @@ def run_attempt(
     task: Task = Task.ALL,
     gpus_required: bool | None = None,
     memory_limit: int | None = None,
+    disk_limit: int | None = None,
 ) -> None:
     """Run one attempt of the session in `document`; raises TrainerError after leaving its sentence in the record.
 
     Whether GPUs that are held must be usable is said by the environment where `gpus_required` is not given;
-    `memory_limit` is the pod's, in bytes.
+    `memory_limit` and `disk_limit` are the pod's, in bytes.
     """
     identity = parse_identity(document)
     record = SessionRecord(database, identity.uid, attempt, stop)
@@ -66,7 +68,8 @@ def run_attempt(
             TemporaryDirectory(prefix="session-", dir=work) as folder,
             Use(database, session.uid, attempt) as use,
         ):
-            features = SessionFeatures(session, database, use, Path(folder), reporter, stop, memory_limit)
+            disk = Disk(work, disk_limit)
+            features = SessionFeatures(session, database, use, Path(folder), reporter, stop, memory_limit, disk)
             run_session(session, features, database, record, Path(folder), reporter, stop, task)
     except TrainerError as error:
         record.fail(error.exit_code, str(error), error.reason)
@@ -93,7 +96,7 @@ def run_session(
     validate = head_check(session)
     if task is Task.EXTRACT:
         stored = features.stored(validate)
-        record.describe({}, _facts(features.summary(stored)))
+        record.describe({}, _facts(features.summary(stored)), features.check(stored))
         record.extracted(stored.keys)
         reporter.info("All features are stored; a Job without a GPU trains the head")
         return
@@ -107,7 +110,7 @@ def run_session(
         "validation": len(prepared.validation),
         "test": len(prepared.test),
     }
-    record.describe(samples, _facts(prepared.summary))
+    record.describe(samples, _facts(prepared.summary), prepared.warnings)
 
     reporter.phase("Training")
     exports = spec.artifacts.wanted
@@ -162,6 +165,7 @@ def help_extracting(
     work: Path,
     reporter: Reporter,
     stop: Callable[[], bool],
+    disk_limit: int | None = None,
 ) -> None:
     """Compute features beside the session's first pod until no shard is left to take; writes no record.
 
@@ -172,7 +176,8 @@ def help_extracting(
         reporter.info(f"Helping to extract for session {session.namespace}/{session.name}: {describe(session)}")
         check_accelerators(session.spec.resources, reporter)
         with TemporaryDirectory(prefix="session-", dir=work) as folder, Use(database, session.uid, attempt) as use:
-            SessionFeatures(session, database, use, Path(folder), reporter, stop).help(head_check(session))
+            disk = Disk(work, disk_limit)
+            SessionFeatures(session, database, use, Path(folder), reporter, stop, None, disk).help(head_check(session))
     except (SpecError, DataError, AcceleratorError) as error:
         reporter.info(f"This pod cannot help: {error}")
     else:

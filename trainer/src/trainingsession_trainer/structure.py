@@ -52,6 +52,11 @@ def camel(name: str) -> str:
     return head + "".join(word.capitalize() for word in rest)
 
 
+def snake(name: str) -> str:
+    """`claimName` -> `claim_name`."""
+    return re.sub(r"[A-Z]", lambda letter: "_" + letter[0].lower(), name)
+
+
 def build(cls: type[T], data: Any, path: str) -> T:
     """Make `cls` from a mapping found at `path`; raises SpecError. A null counts as a field that is not set."""
     if not isinstance(data, Mapping):

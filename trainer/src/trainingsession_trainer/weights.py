@@ -21,6 +21,7 @@ from .errors import DataError, SpecError
 from .kept_weights import KeptWeights
 from .reporting import Reporter
 from .structure import shown
+from .weights_mirror import keras_weights_mirror
 
 SEED = 0
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -79,14 +80,16 @@ def _build_imagenet(spec: config.BaseModel, build: Builder) -> keras.Model:
     # Keras would draw a progress bar with control characters.
     keras.config.disable_interactive_logging()
     try:
-        return build("imagenet")
+        with keras_weights_mirror():
+            return build("imagenet")
     except SpecError:
         raise
     except Exception as error:
         # Keras raises a bare Exception when its server cannot be reached, ValueError for a wrong digest.
         raise DataError(
             f"The ImageNet weights of {spec.name} could not be downloaded ({keras_words(error)}); allow access to "
-            "the address, or give them with spec.baseModel.weightsFrom, or set spec.baseModel.weights to none."
+            "the address or set the chart's trainer.weightsMirror, give them with spec.baseModel.weightsFrom, or set "
+            "spec.baseModel.weights to none."
         ) from error
 
 

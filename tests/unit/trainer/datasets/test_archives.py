@@ -14,6 +14,7 @@ import pytest
 from pictures import go_on, png, stop_at, write_folder, write_tar, write_zip
 from trainingsession_trainer.datasets import archives, files
 from trainingsession_trainer.datasets.archives import scan, unpack
+from trainingsession_trainer.datasets.files import Disk
 from trainingsession_trainer.errors import DataError, Stopped
 
 SUFFIXES = frozenset({".png", ".jpg"})
@@ -141,11 +142,43 @@ def test_a_disk_without_room_above_the_reserve_is_said_to_be_too_small(tmp_path,
     assert sentence.endswith("bytes and the disk has room for 0; use a node with a larger disk.")
 
 
+@pytest.mark.parametrize("form", ["tar", "zip"])
+def test_what_is_more_than_the_pod_s_disk_is_refused_and_the_field_is_named(tmp_path, form):
+    content = {"train/cat/a.png": bytes(6_000), "train/cat/b.png": bytes(6_000)}
+    archive = {"tar": write_tar, "zip": write_zip}[form](tmp_path / "a", content)
+    (tmp_path / "other").write_bytes(bytes(50_000))
+    used = archive.stat().st_size + 50_000
+    with pytest.raises(DataError) as caught:
+        unpack(archive, tmp_path / "images", SUFFIXES, go_on, Disk(tmp_path, files.RESERVE_BYTES + used + 10_000))
+    assert (
+        str(caught.value)
+        == {
+            # A zip says beforehand what it holds, a tar only as it comes.
+            "zip": "The images in the archive have 12,000 bytes, and 10,000 may be written; "
+            "raise spec.resources.ephemeralStorage.",
+            "tar": "train/cat/b.png has 6,000 bytes and the disk has room for 4,000; "
+            "raise spec.resources.ephemeralStorage.",
+        }[form]
+    )
+    assert len(list((tmp_path / "images").iterdir())) == {"zip": 0, "tar": 1}[form]
+
+
+@pytest.mark.parametrize("form", ["tar", "zip"])
+def test_a_name_that_is_there_twice_is_refused(tmp_path, form):
+    if form == "tar":
+        archive = tar_of(tmp_path / "a", *[(tarfile.REGTYPE, "train/cat/a.png", 1, b"x")] * 2)
+    else:
+        archive = write_zip(tmp_path / "a", {"train/cat/a.png": b"x"})
+        with zipfile.ZipFile(archive, "a") as packed, pytest.warns(UserWarning, match="Duplicate name"):
+            packed.writestr("train/cat/a.png", b"y")
+    assert refused(archive).startswith("train/cat/a.png is in the archive twice; pack it once")
+
+
 def test_a_disk_that_is_full_is_not_called_damage(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images/00000001.jpg").symlink_to("/dev/full")
     sentence = refused(write_tar(tmp_path / "a.tar", FILES))
-    assert sentence == "The disk is full after train/cat/a.png; use a node with a larger one."
+    assert sentence == "The disk is full after train/cat/a.png; use a node with a larger disk."
 
 
 @pytest.mark.parametrize(

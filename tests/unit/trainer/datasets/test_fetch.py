@@ -231,6 +231,13 @@ def test_a_reserve_of_the_disk_is_left_alone(tmp_path, serve, monkeypatch):
     assert not (tmp_path / "download").stat().st_size
 
 
+def test_more_than_the_pod_s_disk_is_refused_before_its_first_byte_and_the_field_is_named(tmp_path, serve):
+    disk = files.Disk(tmp_path, files.RESERVE_BYTES + 1_000)
+    with pytest.raises(DataError, match=r"1,001 bytes .* and 1,000 may be written; raise spec\.resources\.ephemeral"):
+        download(serve(content(BODY[:1_001])).uri, "spec.dataset", tmp_path / "download", quiet(), go_on, disk)
+    assert not (tmp_path / "download").stat().st_size
+
+
 def test_a_file_that_says_to_be_larger_than_the_disk_is_refused_before_its_first_byte(tmp_path, serve):
     server = serve(content(b"", length=1 << 60))
     with pytest.raises(DataError, match=r"1,152,921,504,606,846,976 bytes are still to come"):
@@ -240,7 +247,7 @@ def test_a_file_that_says_to_be_larger_than_the_disk_is_refused_before_its_first
 def test_a_disk_that_is_full_is_not_taken_for_the_network(tmp_path, serve):
     server = serve(content(BODY))
     (tmp_path / "download").symlink_to("/dev/full")
-    with pytest.raises(DataError, match=r"does not fit on the disk; use a node with a larger one"):
+    with pytest.raises(DataError, match=r"does not fit on the disk; use a node with a larger disk"):
         downloaded(tmp_path, server.uri)
     assert len(server.paths) == 1
 

@@ -117,6 +117,23 @@ def test_cmyk_is_converted(tmp_path):
     assert np.abs(read(path).astype(int) - [255, 0, 0]).max() <= 3
 
 
+def test_cmyk_is_converted_by_its_formula(tmp_path):
+    image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (16, 16, 4), np.uint8), "CMYK")
+    path = saved(tmp_path / "a", image, "JPEG", quality=95)
+    ink = np.asarray(Image.open(path)).astype(int)
+    light = 255 - ink[..., 3:]
+    product = ink[..., :3] * light + 128
+    assert np.array_equal(read(path), light - (((product >> 8) + product) >> 8))
+
+
+def test_16_bits_of_colour_keep_the_upper_8(tmp_path):
+    deep = np.random.default_rng(3).integers(0, 65536, (2, 3, 3), np.uint16)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 2, 16, 2, 0, 0, 0))
+    rows = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)))
+    (tmp_path / "a").write_bytes(b"\x89PNG\r\n\x1a\n" + header + rows + chunk(b"IEND", b""))
+    assert np.array_equal(read(tmp_path / "a"), deep >> 8)
+
+
 def test_16_bits_are_scaled_to_8(tmp_path):
     image = Image.fromarray(np.array([[0, 257, 128, 129, 65535, 65407]], np.uint16))
     assert read(saved(tmp_path / "a", image))[0, :, 0].tolist() == [0, 1, 0, 1, 255, 255]

@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 
 from trainingsession_trainer.errors import DataError
 
-from .files import CHUNK, Stop, check_stop, free_bytes, is_full, sha256_of
+from .files import CHUNK, Disk, Stop, check_stop, free_bytes, is_full, sha256_of
 from .tar import TarHeader, TarStream
 
 MOST_FILES = 2_000_000
@@ -61,18 +61,27 @@ class _Member:
     content: IO[bytes]
 
 
-def unpack(archive: Path, folder: Path, suffixes: frozenset[str], stop: Stop) -> list[Stored]:
+def most_bytes(archive: Path) -> int:
+    """Give how many bytes an archive of this size may hold."""
+    return max(ANY_TOTAL, MOST_GROWTH * archive.stat().st_size)
+
+
+def unpack(archive: Path, folder: Path, suffixes: frozenset[str], stop: Stop, disk: Disk | None = None) -> list[Stored]:
     """Unpack the files with one of `suffixes` into `folder`; raises DataError, Stopped."""
     stored: list[Stored] = []
+    names: set[PurePosixPath] = set()
+    disk = disk or Disk(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        most = max(ANY_TOTAL, MOST_GROWTH * archive.stat().st_size)
-        total = 0
-        for member in _members(archive, stop):
+        most, room, total = most_bytes(archive), disk.room(), 0
+        for member in _members(archive, suffixes, room, disk.remedy, stop):
             check_stop(stop, _DOING)
             name = _safe(member.name)
             if not is_wanted(name, suffixes):
                 continue
+            if name in names:
+                raise DataError(f"{name} is in the archive twice; pack it once, so that it is clear which one counts.")
+            names.add(name)
             if len(stored) >= MOST_FILES:
                 raise DataError(f"The archive holds more than {MOST_FILES:,} images; split the data set.")
             total += member.size
@@ -82,11 +91,12 @@ def unpack(archive: Path, folder: Path, suffixes: frozenset[str], stop: Stop) ->
                     "size may hold; pack the images in smaller archives or as JPEG or PNG."
                 )
             target = folder / f"{len(stored):08}{name.suffix.lower()}"
+            _check_room(member, min(free_bytes(folder), room - total + member.size), disk.remedy)
             stored.append(Stored(name, target, _write(member, target, stop)))
     except _FAILURES as error:
         after = f" after {stored[-1].name}" if stored else ""
         if is_full(error):
-            raise DataError(f"The disk is full{after}; use a node with a larger one.") from error
+            raise DataError(f"The disk is full{after}; {disk.remedy}.") from error
         reason = " ".join(readable(str(error)).split())[:200] or type(error).__name__
         raise DataError(
             f"The archive cannot be unpacked{after} ({reason}); it is damaged, cut off, or neither tar nor zip: "
@@ -119,12 +129,12 @@ def readable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _members(archive: Path, stop: Stop) -> Iterator[_Member]:
+def _members(archive: Path, suffixes: frozenset[str], room: int, remedy: str, stop: Stop) -> Iterator[_Member]:
     """Give the regular files; anything that is neither file nor folder is refused."""
     with archive.open("rb") as file:
         start = file.read(10)
     if start.startswith(_ZIP):
-        yield from _zip_members(archive)
+        yield from _zip_members(archive, suffixes, room, remedy)
         return
     with _decompressed(archive, start) as content:
         yield from _tar_members(TarStream(content, lambda: check_stop(stop, _DOING)))
@@ -141,8 +151,12 @@ def _decompressed(archive: Path, start: bytes) -> Any:
     return archive.open("rb")
 
 
-def _zip_members(archive: Path) -> Iterator[_Member]:
+def _zip_members(archive: Path, suffixes: frozenset[str], room: int, remedy: str) -> Iterator[_Member]:
     with zipfile.ZipFile(archive) as packed:
+        # A zip lists its files first: what does not fit is known before the first is written.
+        total = sum(info.file_size for info in packed.infolist() if is_wanted(PurePosixPath(info.filename), suffixes))
+        if total > room:
+            raise DataError(f"The images in the archive have {total:,} bytes, and {room:,} may be written; {remedy}.")
         for info in packed.infolist():
             name = _name(info.filename)
             if (info.external_attr >> 16) & 0o170000 == 0o120000:
@@ -185,16 +199,17 @@ def _safe(name: str) -> PurePosixPath:
     return path
 
 
+def _check_room(member: _Member, room: int, remedy: str) -> None:
+    if member.size > room:
+        raise DataError(
+            f"{member.name} has {member.size:,} bytes and the disk has room for {max(0, room):,}; {remedy}."
+        )
+
+
 def _write(member: _Member, target: Path, stop: Stop) -> bytes:
     """Write one member; returns its SHA-256. Never writes more than the member says it has."""
     if member.size > MOST_BYTES:
         raise DataError(f"{member.name} has {member.size:,} bytes, more than {MOST_BYTES:,}; make the image smaller.")
-    free = free_bytes(target.parent)
-    if member.size > free:
-        raise DataError(
-            f"{member.name} has {member.size:,} bytes and the disk has room for {free:,}; "
-            "use a node with a larger disk."
-        )
     digest, left = hashlib.sha256(), member.size
     with target.open("wb") as file:
         while left > 0 and (chunk := member.content.read(min(CHUNK, left))):

@@ -19,7 +19,7 @@ from trainingsession_trainer.errors import DataError, SpecError
 from trainingsession_trainer.reporting import Reporter
 from trainingsession_trainer.structure import clip, shown
 
-from .files import CHUNK, Stop, check_stop, free_bytes, is_full
+from .files import CHUNK, Disk, Stop, check_stop, free_bytes, is_full
 
 NETWORK_SECONDS = 30
 """Silence after which a server counts as gone; half of the time that a pod has to end after it was asked to."""
@@ -38,6 +38,7 @@ def download(
     target: Path,
     reporter: Reporter,
     stop: Stop,
+    disk: Disk | None = None,
     *,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
@@ -47,17 +48,18 @@ def download(
     The spec is immutable, so a failure that passes by itself is not yet the session's: it is tried again for a while.
     """
     reporter.info(f"Downloading {uri}")
+    disk = disk or Disk(target.parent)
     seconds, deadline = 1.0, math.inf
     while True:
         try:
-            return _attempt(uri, field, target, reporter, stop)
+            return _attempt(uri, field, target, reporter, stop, disk)
         except (ValueError, OverflowError, InvalidURL) as error:
             raise SpecError(
                 f"{field}.uri is {shown(uri)}, which is no address that can be opened ({clip(str(error))}); correct it."
             ) from error
         except (OSError, HTTPException) as error:
             if is_full(error):
-                raise DataError(f"{field}.uri {uri} does not fit on the disk; use a node with a larger one.") from error
+                raise DataError(f"{field}.uri {uri} does not fit on the disk; {disk.remedy}.") from error
             deadline = min(deadline, clock() + RETRY_SECONDS)
             if not _may_pass(error) or clock() + seconds > deadline:
                 raise DataError(
@@ -80,17 +82,17 @@ class _WebRedirects(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _attempt(uri: str, field: str, target: Path, reporter: Reporter, stop: Stop) -> str:
+def _attempt(uri: str, field: str, target: Path, reporter: Reporter, stop: Stop, disk: Disk) -> str:
     check_stop(stop, _DOING)
     opener = build_opener(_WebRedirects)
     with opener.open(_quoted(uri), timeout=NETWORK_SECONDS) as answer, target.open("wb") as file:
-        size: int | None = answer.length
-        _check_room(size or 0, uri, field, target.parent)
+        room, size = disk.room(), answer.length
+        _check_room(size or 0, room, uri, field, disk)
         digest, done, told = hashlib.sha256(), 0, time.monotonic()
         # Takes what has come, so that a slow server does not keep the session from stopping.
         while chunk := answer.read1(CHUNK):
             check_stop(stop, _DOING)
-            _check_room(len(chunk), uri, field, target.parent)
+            _check_room(len(chunk), min(room - done, free_bytes(target.parent)), uri, field, disk)
             digest.update(chunk)
             file.write(chunk)
             done += len(chunk)
@@ -109,12 +111,11 @@ def _quoted(uri: str) -> str:
     return quote(uri, safe=_SAFE)
 
 
-def _check_room(size: int, uri: str, field: str, folder: Path) -> None:
-    free = free_bytes(folder)
-    if size > free:
+def _check_room(size: int, room: int, uri: str, field: str, disk: Disk) -> None:
+    if size > room:
         raise DataError(
-            f"{field}.uri {uri} does not fit on the disk: {size:,} bytes are still to come and {free:,} may be "
-            "written; use a node with a larger disk."
+            f"{field}.uri {uri} does not fit on the disk: {size:,} bytes are still to come and {max(0, room):,} may be "
+            f"written; {disk.remedy}."
         )
 
 

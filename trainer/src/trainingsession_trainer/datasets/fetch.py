@@ -11,19 +11,27 @@ from trainingsession_trainer.reporting import Reporter
 from trainingsession_trainer.structure import clip
 
 from .download import download
-from .files import Stop, sha256_of
+from .files import Disk, Stop, sha256_of
 
 DATASET_MOUNT = Path("/mnt/dataset")
 
 
-def fetch(source: FileSource, field: str, mount: Path, target: Path, reporter: Reporter, stop: Stop) -> Path:
+def fetch(
+    source: FileSource,
+    field: str,
+    mount: Path,
+    target: Path,
+    reporter: Reporter,
+    stop: Stop,
+    disk: Disk | None = None,
+) -> Path:
     """Give the local path of the file, or of a folder on a claim; raises DataError or SpecError naming `field`.
 
     A file URI with a claim is a path below `mount`; a download goes to `target`: an address is no file name.
     """
     if not source.uri.startswith("file:"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _check(source, field, download(source.uri, field, target, reporter, stop))
+        _check(source, field, download(source.uri, field, target, reporter, stop, disk))
         return target
     try:
         path = _local(source, field, mount)

@@ -12,7 +12,7 @@ from trainingsession_trainer.errors import DataError
 from trainingsession_trainer.reporting import Reporter
 
 from .archives import Stored, scan, unpack
-from .files import Stop
+from .files import Disk, Stop
 from .images import SUFFIXES, FileImages
 from .order import order, validation_mask
 from .splits import Dataset, Split, make_split
@@ -23,7 +23,9 @@ TEST_SHARE = Decimal("0.2")
 Classes = dict[str, list[Stored]]
 
 
-def open_folder(source: Path, title: str, work: Path, reporter: Reporter, stop: Stop) -> Dataset:
+def open_folder(
+    source: Path, title: str, work: Path, reporter: Reporter, stop: Stop, disk: Disk | None = None
+) -> Dataset:
     """Open an archive or a folder, which sentences call `title`; images are decoded later, one at a time.
 
     Raises DataError naming the file, and Stopped.
@@ -32,7 +34,7 @@ def open_folder(source: Path, title: str, work: Path, reporter: Reporter, stop: 
         stored = scan(source, SUFFIXES, stop)
     else:
         reporter.info(f"Unpacking {title}")
-        stored = unpack(source, work / "images", SUFFIXES, stop)
+        stored = unpack(source, work / "images", SUFFIXES, stop, disk)
     if not stored:
         raise DataError(
             f"{title} holds no image ({', '.join(sorted(SUFFIXES))}); "

@@ -18,7 +18,7 @@ from PIL import UnidentifiedImageError
 
 from trainingsession_trainer.errors import DataError
 
-from .splits import Image, Images, Shape
+from .splits import GREY_SIZE, Grey, Image, Images, Shape, reduced
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp"})
 MOST_PIXELS = 100_000_000
@@ -64,6 +64,12 @@ class FileImages(Images):
         """Decode one file."""
         return decode(self._paths[index], self._names[index])
 
+    def grey(self, index: int) -> Grey:
+        """Decode one file no finer than needed, where it is a JPEG, and reduce it."""
+        with _opened(self._paths[index], self._names[index]) as image:
+            image.draft("RGB", (2 * GREY_SIZE[0], 2 * GREY_SIZE[1]))
+            return reduced(_upright(image))
+
     def shape(self, index: int) -> Shape:
         """Read the size from the file's header, as it is after rotation."""
         with _opened(self._paths[index], self._names[index]) as image:
@@ -74,9 +80,13 @@ class FileImages(Images):
 def decode(path: Path, name: str) -> Image:
     """Decode one file to uint8 [height, width, 3]; raises DataError naming it."""
     with _opened(path, name) as image:
-        # Asked before the pixels are loaded, as `shape` does: loading can bring up more metadata.
-        method = _UPRIGHT.get(_orientation(image))
-        return np.asarray(_rgb(image if method is None else image.transpose(method)))
+        return np.asarray(_upright(image))
+
+
+def _upright(image: Pillow.Image) -> Pillow.Image:
+    # Asked before the pixels are loaded, as `shape` does: loading can bring up more metadata.
+    method = _UPRIGHT.get(_orientation(image))
+    return _rgb(image if method is None else image.transpose(method))
 
 
 @contextmanager

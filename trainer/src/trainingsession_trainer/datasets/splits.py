@@ -8,13 +8,22 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 
 from .files import Stop, check_stop
 from .order import order, order_digest
 
 Image = NDArray[np.uint8]
 """uint8 [height, width, 3], RGB."""
+Grey = NDArray[np.uint8]
+"""uint8 [32, 32]: an image reduced to compare it with others."""
+GREY_SIZE = (32, 32)
 Shape = tuple[int, int, int]
+
+
+def reduced(image: Pillow.Image) -> Grey:
+    """Reduce an RGB image."""
+    return np.asarray(image.convert("L").resize(GREY_SIZE, Pillow.Resampling.BOX))
 
 
 class Images(ABC):
@@ -27,6 +36,10 @@ class Images(ABC):
     @abstractmethod
     def shape(self, index: int) -> Shape:
         """Size of one image without decoding it; raises DataError naming it."""
+
+    def grey(self, index: int) -> Grey:
+        """Decode one image and reduce it, for comparisons only; raises DataError naming it."""
+        return reduced(Pillow.fromarray(self.read(index)))
 
     def read_into(self, indices: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
         """Decode images of one size into `out` [n, height, width, 3]; raises DataError naming the image."""
@@ -75,6 +88,10 @@ class Split:
     def image(self, index: int) -> Image:
         """Decode image `index` of the order, uint8 [height, width, 3]; raises DataError naming it."""
         return self.images.read(int(self.places[index]))
+
+    def grey(self, index: int) -> Grey:
+        """Decode image `index` of the order and reduce it to grey [32, 32]; raises DataError naming it."""
+        return self.images.grey(int(self.places[index]))
 
     def shape(self, index: int) -> Shape:
         """Size of image `index` of the order, without decoding it; raises DataError naming it."""
