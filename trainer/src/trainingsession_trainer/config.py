@@ -29,10 +29,30 @@ LOSSES = (
     "categorical_crossentropy",
     "sparse_categorical_crossentropy",
     "categorical_focal_crossentropy",
+    "categorical_generalized_cross_entropy",
     "categorical_hinge",
     "kl_divergence",
     "mean_squared_error",
+    "cosine_similarity",
+    "hinge",
+    "huber",
+    "log_cosh",
+    "mean_absolute_error",
+    "mean_squared_logarithmic_error",
+    "poisson",
+    "squared_hinge",
 )
+METRICS = (
+    "auc",
+    "categorical_crossentropy",
+    "f1_score",
+    "mean_squared_error",
+    "precision",
+    "recall",
+    "top_3_accuracy",
+    "top_5_accuracy",
+)
+SCHEDULES = ("constant", "step", "exponential", "cosine")
 OPTIMIZERS = (
     "adadelta",
     "adafactor",
@@ -43,8 +63,10 @@ OPTIMIZERS = (
     "ftrl",
     "lamb",
     "lion",
+    "muon",
     "nadam",
     "rmsprop",
+    "schedulefreeadamw",
     "sgd",
 )
 
@@ -142,11 +164,43 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
+class LearningRate:
+    """By what the optimizer's learning rate is multiplied in the course of the epochs."""
+
+    schedule: str = accepts("constant", enum=SCHEDULES)
+    warmup_epochs: int = accepts(0, minimum=0, maximum=10000)
+    factor: float | None = accepts(None, above=0, maximum=1)
+    step_epochs: int | None = accepts(None, minimum=1, maximum=10000)
+    minimum_factor: float | None = accepts(None, minimum=0, maximum=1)
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """When training ends before its last epoch."""
+
+    monitor: str = accepts("loss", enum=("loss", "accuracy"))
+    patience: int = accepts(5, minimum=1, maximum=10000)
+    min_delta: float = accepts(0.0, minimum=0, maximum=1000)
+
+
+@dataclass(frozen=True)
+class ClassWeights:
+    """How much an image of each class counts in training; exactly one of the two is set."""
+
+    balanced: bool = False
+    weights: Mapping[str, Any] | None = accepts(None, max_items=10000)
+
+
+@dataclass(frozen=True)
 class Training:
     """How the head is trained."""
 
     loss: Loss = field(default_factory=Loss)
     optimizer: Optimizer = field(default_factory=Optimizer)
+    learning_rate: LearningRate | None = None
+    early_stopping: EarlyStopping | None = None
+    class_weights: ClassWeights | None = None
+    metrics: tuple[str, ...] = accepts((), enum=METRICS, max_items=6)
     batch_size: int = accepts(32, minimum=1, maximum=65536)
     epochs: int = accepts(20, minimum=1, maximum=10000)
     restore_best: bool = True
@@ -273,6 +327,11 @@ def parse_spec(data: object) -> Spec:
     spec = build(Spec, data, "spec")
     _check_dataset(spec.dataset)
     _check_base_model(spec.base_model)
+    if spec.training.early_stopping is not None and spec.dataset.validation_split == 0:
+        raise SpecError(
+            "spec.training.earlyStopping watches validation images, and spec.dataset.validationSplit is 0; "
+            "raise it or remove earlyStopping."
+        )
     if spec.base_model.weights is None and spec.base_model.weights_from is None:
         object.__setattr__(spec.base_model, "weights", "imagenet")
     return spec

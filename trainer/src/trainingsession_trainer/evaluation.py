@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 import numpy.typing as npt
 
-from .objective import build_loss, wants_one_hot
+from .objective import build_loss, build_metrics, wants_one_hot
 from .training import History, evaluation_batch
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class Evaluation:
     loss: float
     interval: tuple[float, float]
     confusion: npt.NDArray[np.int64]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Those that the spec names."""
 
 
 def evaluate(head: keras.Model, training: Training, test: Examples) -> Evaluation:
@@ -35,14 +38,18 @@ def evaluate(head: keras.Model, training: Training, test: Examples) -> Evaluatio
     classes = int(head.output_shape[-1])
     loss_of, one_hot = build_loss(training.loss), wants_one_hot(training.loss)
     confusion = np.zeros((classes, classes), np.int64)
+    measures = build_metrics(training, classes)
     losses = 0.0
     for features, labels in test.batches(evaluation_batch(training.batch_size), None):
         probabilities = np.asarray(head.predict_on_batch(features.astype(np.float32)))
         np.add.at(confusion, (labels, probabilities.argmax(axis=1)), 1)
         truth = np.eye(classes, dtype=np.float32)[labels] if one_hot else labels
         losses += float(loss_of(truth, probabilities)) * len(labels)
+        for measure in measures:
+            measure.update_state(truth, probabilities)
     correct, total = int(np.trace(confusion)), len(test)
-    return Evaluation(correct / total, losses / total, wilson_interval(correct, total), confusion)
+    named = {measure.name: float(measure.result()) for measure in measures}
+    return Evaluation(correct / total, losses / total, wilson_interval(correct, total), confusion, named)
 
 
 def metrics_of(evaluation: Evaluation, history: History) -> dict[str, float]:
@@ -56,6 +63,8 @@ def metrics_of(evaluation: Evaluation, history: History) -> dict[str, float]:
         "train_loss": figures["loss"],
         "kept_epoch": float(history.kept),
     }
+    named |= {f"test_{name}": value for name, value in evaluation.metrics.items()}
+    named |= {f"validation_{name}": figures[f"val_{name}"] for name in evaluation.metrics if "val_loss" in figures}
     if "val_loss" in figures:
         named["validation_accuracy"] = figures["val_accuracy"]
         named["validation_loss"] = figures["val_loss"]

@@ -6,7 +6,7 @@ only for what is missing, and the base model once more for the complete model, w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property, partial
@@ -32,8 +32,8 @@ from .mongodb import Document
 from .reporting import Reporter, duration
 
 Shape = tuple[int, int, int]
-Validate = Callable[[tuple[int, ...], int], None]
-"""Called with the features' shape and the number of classes, before any image is decoded."""
+Validate = Callable[[tuple[int, ...], Sequence[str]], None]
+"""Called with the features' shape and the names of the classes, before any image is decoded."""
 
 _REPAIRS = 3
 
@@ -175,7 +175,7 @@ class SessionFeatures:
         # The base model first: what is wrong with it is known before a byte of the data set is fetched.
         base, dataset = self._base, self._dataset
         base = base.for_images(_common_shape(dataset, self._stop))
-        validate(base.feature_shape, len(dataset.class_names))
+        validate(base.feature_shape, dataset.class_names)
         subsets = ((dataset.train, self._spec.dataset.subset), (dataset.test, self._spec.dataset.test_subset))
         parts = []
         for split, subset in subsets:
@@ -207,7 +207,7 @@ class SessionFeatures:
         if train is None or test is None:
             return None
         parts, manifest = (train[0], test[0]), train[1]
-        validate(parts[0].found.feature_shape, len(manifest.class_names))
+        validate(parts[0].found.feature_shape, manifest.class_names)
         found = StoredFeatures(manifest.class_names, *parts, manifest.image_shape)
         if not self._ours:
             saved = self.summary(found).seconds_saved

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +27,7 @@ from .mongodb import Document
 from .objective import check_training
 from .records import Published, Result, SessionRecord
 from .reporting import Reporter
+from .schedule import check_classes
 from .task import Task
 from .training import bind, fit_head
 
@@ -125,6 +126,7 @@ def run_session(
         spec.training,
         prepared.train,
         prepared.validation,
+        class_names=prepared.class_names,
         checkpoints=checkpoints,
         reporter=reporter,
         stop=stop,
@@ -203,8 +205,9 @@ def bug_sentence(error: Exception) -> str:
 def head_check(session: Session) -> Validate:
     """Build the head once for its errors, as soon as the features' shape is known and before any image is read."""
 
-    def check(feature_shape: tuple[int, ...], class_count: int) -> None:
-        build_head(session.spec.head, feature_shape, class_count)
+    def check(feature_shape: tuple[int, ...], class_names: Sequence[str]) -> None:
+        check_classes(session.spec.training.class_weights, class_names)
+        build_head(session.spec.head, feature_shape, len(class_names))
 
     return check
 
