@@ -76,6 +76,7 @@ _DNS_NAME = r"\A[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z"
 _RESOURCE_NAME = r"\A[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z"
 _LABEL_KEY = r"\A(([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?\Z"
 _LABEL_VALUE = r"\A([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?\Z"
+_LAYER_NAME = r"\A[A-Za-z0-9][A-Za-z0-9_.-]*\Z"
 _SHA256 = r"\A[0-9a-f]{64}\Z"
 _URI = r"\A(https?://[^/?#\s]+[^\s]*|file:///[^\s]+)\Z"
 
@@ -127,6 +128,7 @@ class BaseModel:
     weights: str | None = accepts(None, enum=("imagenet", "none"))
     weights_from: FileSource | None = None
     input_size: tuple[int, ...] | None = accepts(None, min_items=2, max_items=2, minimum=8, maximum=2048)
+    layer: str | None = accepts(None, max_length=128, pattern=_LAYER_NAME)
     pooling: str = accepts("none", enum=("none", "avg", "max"))
     precision: str = accepts("float32", enum=("float32", "bfloat16", "float16"))
 
