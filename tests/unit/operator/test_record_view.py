@@ -64,6 +64,7 @@ HOSTILE = st.fixed_dictionaries(
         | st.fixed_dictionaries({"image": ODD, "versions": st.dictionaries(st.text(max_size=80), ODD, max_size=40)}),
         "failure": shaped("exitCode", "message", "attempt", "reason"),
         "measured": shaped("accuracy"),
+        "headFrom": shaped("name", "uid", "sha256"),
         "extracted": ODD,
         "result": RESULT | DEEP,
     },

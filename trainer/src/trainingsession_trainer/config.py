@@ -146,6 +146,7 @@ class Head:
     """The small network that is trained; without layers, the default head for the features' shape."""
 
     layers: tuple[Layer, ...] | None = accepts(None, min_items=1, max_items=64)
+    from_session: str | None = accepts(None, max_length=253, pattern=_DNS_NAME)
     standardize: bool = True
 
 
@@ -329,6 +330,8 @@ def parse_spec(data: object) -> Spec:
     spec = build(Spec, data, "spec")
     _check_dataset(spec.dataset)
     _check_base_model(spec.base_model)
+    if spec.head.from_session is not None and spec.head.layers is not None:
+        raise SpecError("spec.head has fromSession and layers; set only one, the other session's head has its layers.")
     if spec.training.early_stopping is not None and spec.dataset.validation_split == 0:
         raise SpecError(
             "spec.training.earlyStopping watches validation images, and spec.dataset.validationSplit is 0; "

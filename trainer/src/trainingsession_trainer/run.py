@@ -23,6 +23,7 @@ from .evaluation import evaluate, metrics_of
 from .feature_catalog import Use
 from .features import FeaturesSummary, PreparedFeatures, SessionFeatures, Validate
 from .head import build_head, standardize_from
+from .head_source import HeadSource, open_source
 from .mongodb import Document
 from .objective import check_training
 from .records import Published, Result, SessionRecord
@@ -92,7 +93,10 @@ def run_session(
     spec = session.spec
     reporter.info(f"Session {session.namespace}/{session.name}: {describe(session)}")
     reporter.phase("Extracting")
-    validate = head_check(session)
+    source = None
+    if spec.head.from_session is not None:
+        source = open_source(spec.head.from_session, session.namespace, database, record, folder, stop)
+    validate = head_check(session, source)
     if task is Task.EXTRACT:
         stored = features.stored(validate)
         record.describe({}, _facts(features.summary(stored)))
@@ -114,8 +118,14 @@ def run_session(
     reporter.phase("Training")
     # Keras draws initial weights from the global seed; from here on every random number has one owner.
     keras.utils.set_random_seed(spec.training.seed)
-    standardization = standardize_from(prepared.train) if spec.head.standardize else None
-    head = build_head(spec.head, prepared.feature_shape, len(prepared.class_names), standardization)
+    shape, classes = prepared.feature_shape, len(prepared.class_names)
+    if source is not None:
+        head = build_head(source.head_for(spec.head, shape, classes), shape, classes, source.standardization)
+        source.load_into(head)
+        reporter.info(f"The head and its weights are those of session {source.session}")
+    else:
+        standardization = standardize_from(prepared.train) if spec.head.standardize else None
+        head = build_head(spec.head, shape, classes, standardization)
     reporter.info(
         f"Training the head ({head.count_params():,} weights) on {samples['train']:,} images, "
         f"{samples['validation']:,} held back for validation"
@@ -202,12 +212,15 @@ def bug_sentence(error: Exception) -> str:
     return f"The trainer failed unexpectedly ({type(error).__name__}: {words}); see the log for the traceback."
 
 
-def head_check(session: Session) -> Validate:
+def head_check(session: Session, source: HeadSource | None = None) -> Validate:
     """Build the head once for its errors, as soon as the features' shape is known and before any image is read."""
 
     def check(feature_shape: tuple[int, ...], class_names: Sequence[str]) -> None:
         check_classes(session.spec.training.class_weights, class_names)
-        build_head(session.spec.head, feature_shape, len(class_names))
+        head = session.spec.head
+        if source is not None:
+            head = source.head_for(head, feature_shape, len(class_names))
+        build_head(head, feature_shape, len(class_names))
 
     return check
 
