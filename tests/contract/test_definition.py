@@ -70,7 +70,7 @@ def test_every_string_list_and_map_has_a_bound(schema):
             open_ended.append(path)
         inner = below.get("additionalProperties")
         anything = isinstance(inner, dict) and inner.get("x-kubernetes-preserve-unknown-fields")
-        if isinstance(inner, dict) and not anything and "maxLength" not in inner:
+        if isinstance(inner, dict) and not anything and not {"maxLength", "maximum"} & set(inner):
             open_ended.append(f"{path}{{}}")
         if below.get("x-kubernetes-int-or-string") and "maxLength" not in below:
             open_ended.append(path)

@@ -32,6 +32,7 @@ BASES = (
         "weightsFrom": {"uri": "https://b", "sha256": SHA},
     },
     {"name": "MobileNet", "weightsFrom": {"uri": "https://b/ä.h5"}},
+    {"name": "InceptionV3", "layer": "mixed7"},
 )
 
 

@@ -19,7 +19,8 @@ def identity(session: Session, image: str) -> str | None:
     How a session is run, on which device and with how many workers, is not in it.
     """
     recipe = recipe_digest(session.spec)
-    if recipe is None:
+    if recipe is None or (session.spec.get("head") or {}).get("fromSession"):
+        # Another session's name may stand for another head tomorrow.
         return None
     exports = (session.spec.get("artifacts") or {}).get("exports")
     decides = {

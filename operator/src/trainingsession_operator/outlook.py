@@ -84,6 +84,7 @@ def status_of(
         "disruptions": disruptions.count or None,
         "lastDisruption": disruptions.last,
         "gpuSeconds": limits.gpu_seconds(session, job, observed.pods, at) if news else before.get("gpuSeconds"),
+        "headFrom": record_view.head_from(record) or before.get("headFrom"),
         "reusedFrom": record_view.reused_from(record) or before.get("reusedFrom"),
         "completionTime": (_utc(outlook.ended_at) or before.get("completionTime") or now) if end else None,
         "placement": plan.placement(session, step) if step else None,

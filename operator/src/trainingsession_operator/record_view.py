@@ -170,6 +170,13 @@ def reused_from(record: Mapping[str, Any]) -> Json:
     return {"name": name, "uid": uid} if name and uid else {}
 
 
+def head_from(record: Mapping[str, Any]) -> Json:
+    """Give the earlier session whose head this one began with; empty where it began with its own."""
+    given = _mapping(record.get("headFrom"))
+    name, uid, digest = text(given.get("name"), 253), text(given.get("uid"), 64), given.get("sha256")
+    return {"name": name, "uid": uid, "sha256": digest} if name and uid and _matches(digest, r"[0-9a-f]{64}") else {}
+
+
 def phase(record: Mapping[str, Any]) -> str | None:
     """Give the trainer's phase as the status names it."""
     return PHASES.get(str(record.get("phase")))

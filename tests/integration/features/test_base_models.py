@@ -10,8 +10,16 @@ import numpy as np
 import pytest
 
 from trainingsession_trainer import config
-from trainingsession_trainer.base_models import classifiers, find_classifier, open_base_model, preprocess
+from trainingsession_trainer.base_models import (
+    classifiers,
+    cut,
+    find_classifier,
+    layers_by_name,
+    open_base_model,
+    preprocess,
+)
 from trainingsession_trainer.errors import DataError, SpecError
+from trainingsession_trainer.feature_sets import describe_set
 from trainingsession_trainer.reporting import Reporter
 
 NAMES = sorted(classifiers())
@@ -94,3 +102,81 @@ def test_a_file_that_is_no_weights_file_is_refused(tmp_path):
 def test_weights_none_are_the_same_every_time(tmp_path):
     one, other = (opened(tmp_path, name="MobileNet", weights="none", inputSize=[32, 32]) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(one.network.get_weights(), other.network.get_weights()))
+
+
+# One of each of Keras's modules, whose other members differ in widths and depths; building all takes minutes.
+FAMILIES = {
+    "ConvNeXtTiny": {}, "DenseNet121": {}, "EfficientNetB0": {}, "EfficientNetV2B0": {},
+    "InceptionResNetV2": {}, "InceptionV3": {}, "MobileNet": {"alpha": 0.25, "dropout": 0.1},
+    "MobileNetV2": {"alpha": 0.35}, "MobileNetV3Small": {"minimalistic": True}, "NASNetMobile": {}, "ResNet50": {},
+    "ResNet50V2": {}, "VGG16": {}, "VGG19": {}, "Xception": {},
+}  # fmt: skip
+
+
+def test_every_module_of_keras_has_one_that_is_built():
+    module = lambda name: classifiers()[name].__module__  # noqa: E731
+    assert {module(name) for name in FAMILIES} == {module(name) for name in NAMES}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_smallest_size_and_the_arguments_can_be_built(name, tmp_path):
+    size = find_classifier(name).smallest_size
+    base = opened(tmp_path, name=name, weights="none", inputSize=[size, size], arguments=FAMILIES[name])
+    assert len(base.feature_shape) == 3
+    assert base.arguments.items() >= FAMILIES[name].items()
+    assert not base.network.trainable_weights
+
+
+CUT = {"name": "InceptionV3", "weights": "none", "inputSize": [75, 75]}
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory):
+    return opened(tmp_path_factory.mktemp("base"), **CUT)
+
+
+def test_the_features_are_the_output_of_the_layer_that_is_named(inception, tmp_path):
+    pixels = np.random.default_rng(1).uniform(0, 255, (2, 75, 75, 3)).astype(np.float32)
+    base = opened(tmp_path, **CUT, layer="mixed7")
+    assert (base.feature_shape, base.layer) == ((3, 3, 768), "mixed7")
+    wanted = keras.Model(inception.network.inputs, inception.network.get_layer("mixed7").output)
+    found = base.resized_model()(pixels)
+    np.testing.assert_array_equal(found, wanted(preprocess(keras.ops.convert_to_tensor(pixels), "tf")))
+    pooled = opened(tmp_path, **CUT, layer="mixed7", pooling="max")
+    assert pooled.feature_shape == (768,)
+    np.testing.assert_array_equal(pooled.resized_model()(pixels), np.max(found, axis=(1, 2)))
+    assert base.weights == inception.weights
+
+
+def test_layers_are_named_as_in_a_new_process(inception):
+    # Networks were built in this process before this one, whose layers Keras has numbered on.
+    assert inception.network.layers[1].name != "conv2d"
+    names = list(layers_by_name(inception.network))
+    assert names[1:4] == ["conv2d", "batch_normalization", "activation"]
+    assert "conv2d_93" in names
+    assert len(set(names)) == len(inception.network.layers)
+
+
+def test_the_layer_is_in_the_key_of_the_features_and_without_one_the_key_is_as_before(inception, tmp_path):
+    early = opened(tmp_path, **CUT, layer="mixed7")
+    described = [describe_set(base, "train", "order")["base"]["cut"] for base in (inception, early)]
+    assert described == ["without top", "mixed7"]
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "sentence"),
+    [
+        ("mixd7", CUT, r"^spec\.baseModel\.layer 'mixd7' is no layer of the base model; did you mean mixed7,"),
+        ("end", CUT, r"^spec\.baseModel\.layer 'end' is no layer of the base model; its last ones are .*mixed10"),
+    ],
+)
+def test_a_layer_that_cannot_be_cut_at_is_refused(name, base, sentence, tmp_path):
+    with pytest.raises(SpecError, match=sentence):
+        opened(tmp_path, **base, layer=name)
+
+
+def test_an_output_that_is_no_map_of_features_is_refused():
+    pixels = keras.Input((8, 8, 3))
+    rows = keras.layers.Reshape((64, 3), name="rows")(pixels)
+    with pytest.raises(SpecError, match=r"'rows' gives an output of 2 dimensions per image; .* take another layer\.$"):
+        cut(keras.Model(pixels, rows), "rows", "none")

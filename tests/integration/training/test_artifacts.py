@@ -66,6 +66,7 @@ def test_the_complete_model_scores_the_reported_accuracy_in_a_fresh_process(
         spec.training,
         train,
         validation,
+        class_names=CLASSES,
         checkpoints=new_checkpoints(),
         reporter=reporter,
         stop=lambda: False,

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from trainingsession_trainer.config import LOSSES, OPTIMIZERS, Loss, Optimizer
+from trainingsession_trainer.config import LOSSES, METRICS, OPTIMIZERS, Loss, Optimizer
 from trainingsession_trainer.errors import DivergedError, HostMemoryError, SpecError, Stopped
 from trainingsession_trainer.evaluation import evaluate, metrics_of, wilson_interval
 from trainingsession_trainer.head import build_head, standardize_from
@@ -26,7 +26,13 @@ def train(make_features, make_spec, new_checkpoints, reporter):
         keras.utils.set_random_seed(spec.training.seed)
         model = build_head(spec.head, (2, 2, 9), 3, standardize_from(parts[0]))
         history = fit_head(
-            model, spec.training, *parts[:2], checkpoints=new_checkpoints(), reporter=reporter, stop=stop
+            model,
+            spec.training,
+            *parts[:2],
+            class_names=("a", "b", "c"),
+            checkpoints=new_checkpoints(),
+            reporter=reporter,
+            stop=stop,
         )
         return model, history, evaluate(model, spec.training, parts[2])
 
@@ -37,9 +43,10 @@ def train(make_features, make_spec, new_checkpoints, reporter):
 def test_every_loss_learns(train, make_features, name: str) -> None:
     head, history, evaluation = train(loss={"name": name}, optimizer=FAST, epochs=6)
     assert history.epochs[-1].figures["loss"] < history.epochs[0].figures["loss"]
-    assert evaluation.accuracy > 0.8
+    assert evaluation.accuracy > 0.8, "an image's own class is what the loss is about"
     test = make_features(150, seed=2)
-    labels = test.labels if name.startswith("sparse") else keras.utils.to_categorical(test.labels, 3)
+    numbers = name in ("sparse_categorical_crossentropy", "categorical_generalized_cross_entropy")
+    labels = test.labels if numbers else keras.utils.to_categorical(test.labels, 3)
     by_keras = head.evaluate(test.features.astype(np.float32), labels, verbose=0, return_dict=True)
     assert evaluation.loss == pytest.approx(by_keras["loss"], rel=1e-4)
     assert evaluation.accuracy == pytest.approx(by_keras["accuracy"], abs=1e-6)
@@ -50,6 +57,69 @@ def test_every_optimizer_trains(train, name: str) -> None:
     head, history, _ = train(optimizer={"name": name}, epochs=1, seed=4)
     assert head.optimizer.__class__.__name__.lower() == name
     assert np.isfinite(history.epochs[0].figures["loss"])
+
+
+def by_hand(name: str, labels, probabilities) -> float:
+    """The metrics as their textbooks have them."""
+    classes = probabilities.shape[1]
+    truth = np.eye(classes)[labels]
+    said, rank = np.eye(classes)[probabilities.argmax(axis=1)], np.argsort(-probabilities, axis=1)
+    hits, sure = (truth * said).sum(axis=0), probabilities > 0.5
+    if name.startswith("top_"):
+        return float((rank[:, : int(name[4])] == labels[:, None]).any(axis=1).mean())
+    if name == "auc":
+        # The part of pairs of an image of the class and another that are in the right order (Hanley and McNeil 1982).
+        pairs = [
+            np.subtract.outer(column[labels == c], column[labels != c]) for c, column in enumerate(probabilities.T)
+        ]
+        return float(np.mean([(pair > 0).mean() + (pair == 0).mean() / 2 for pair in pairs]))
+    return float({
+        "categorical_crossentropy": -np.log(probabilities[np.arange(len(labels)), labels]).mean(),
+        "f1_score": (2 * hits / (said.sum(axis=0) + truth.sum(axis=0))).mean(),
+        "mean_squared_error": ((truth - probabilities) ** 2).mean(),
+        "precision": (truth * sure).sum() / sure.sum(),
+        "recall": (truth * sure).sum() / truth.sum(),
+    }[name])  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", ["categorical_crossentropy", "sparse_categorical_crossentropy"])
+def test_every_metric_is_what_its_textbook_says(train, make_features, loss: str) -> None:
+    found: dict[str, float] = {}
+    for names in (METRICS[:4], METRICS[4:]):
+        head, history, evaluation = train(metrics=list(names), loss={"name": loss}, epochs=2)
+        assert set(history.epochs[0].figures) == {
+            f"{part}{name}" for part in ("", "val_") for name in ("loss", "accuracy", *names)
+        }
+        published = metrics_of(evaluation, history)
+        assert {f"{part}_{name}" for part in ("test", "validation") for name in names} <= set(published)
+        found |= evaluation.metrics
+    test = make_features(150, seed=2)
+    probabilities = np.asarray(head(test.features.astype(np.float32)), np.float64)
+    for name in METRICS:
+        # Keras counts an AUC at 200 thresholds.
+        assert found[name] == pytest.approx(
+            by_hand(name, test.labels, probabilities), abs=2e-3 if name == "auc" else 1e-5
+        )
+
+
+def test_the_learning_rate_ends_where_its_schedule_does(train) -> None:
+    head, _, _ = train(
+        epochs=4, learningRate={"schedule": "cosine", "warmupEpochs": 1}, optimizer=FAST, restoreBest=False
+    )
+    # Twenty-four steps after those of the warm-up, the last of which is number 23.
+    assert float(head.optimizer.learning_rate) == pytest.approx(0.02 * (1 + np.cos(np.pi * 23 / 24)) / 2, rel=1e-5)
+
+
+def test_a_class_without_weight_is_not_learned(train) -> None:
+    _, history, evaluation = train(epochs=8, optimizer=FAST, classWeights={"weights": {"b": 0}})
+    assert evaluation.confusion[1, 1] < 0.2 * evaluation.confusion[1].sum()
+    assert evaluation.accuracy > 0.5
+    assert history.epochs[-1].figures["loss"] < history.epochs[-1].figures["val_loss"], "validation counts every class"
+
+
+def test_early_stopping_without_a_single_validation_image_is_refused(train) -> None:
+    with pytest.raises(SpecError, match=r"^spec\.training\.earlyStopping .*none is held back; raise spec\.dataset"):
+        train(validation=0, earlyStopping={})
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(train) -> None:

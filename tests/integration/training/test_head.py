@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ import pytest
 from trainingsession_trainer.batches import LabelledFeatures
 from trainingsession_trainer.config import Head, Layer
 from trainingsession_trainer.errors import SpecError
-from trainingsession_trainer.head import ALLOWED_LAYERS, build_head, standardize_from
+from trainingsession_trainer.head import build_head, standardize_from
+from trainingsession_trainer.head_layers import ALLOWED_LAYERS, LEFT_OUT
 
 
 def head(*layers: tuple[str, dict]) -> Head:
@@ -67,8 +70,40 @@ def test_objects_of_keras_lists_are_accepted() -> None:
     assert dense.kernel_regularizer.l2 == pytest.approx(0.01)
 
 
-def test_every_allowed_layer_exists_in_keras() -> None:
+def test_every_layer_of_keras_is_allowed_or_left_out_for_a_reason() -> None:
+    left_out = [name for names in LEFT_OUT.values() for name in names]
+    decided = [*ALLOWED_LAYERS, *left_out]
+    assert sorted(decided) == sorted({name for name in dir(keras.layers) if name[0].isupper()})
     assert all(issubclass(getattr(keras.layers, name), keras.Layer) for name in ALLOWED_LAYERS)
+
+
+NEEDED = {
+    "units": 4, "filters": 4, "kernel_size": 1, "rate": 0.1, "stddev": 0.1, "activation": "relu", "n": 3, "scale": 2.0,
+    "output_size": 2, "equation": "...a,ab->...b", "output_shape": 5, "groups": 2, "padding": 1, "pool_size": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALLOWED_LAYERS)
+def test_every_allowed_layer_can_be_part_of_a_head(name: str) -> None:
+    arguments = inspect.signature(getattr(keras.layers, name)).parameters
+    config = {key: NEEDED[key] for key, value in arguments.items() if key in NEEDED and value.default is value.empty}
+    if name == "GroupNormalization":
+        config = {"groups": 2}
+    layers = [(name, config)]
+    shape: tuple[int, ...] = (4, 4, 6)
+    if name.startswith("Reshape"):
+        layers = [(name, {"target_shape": [16, 6]})]
+    if name == "Permute":
+        layers = [(name, {"dims": [2, 1, 3]})]
+    if name == "EinsumDense":
+        shape, layers = (6,), [(name, {"equation": "ab,bc->ac", "output_shape": 5})]
+    if name == "RepeatVector":
+        shape = (6,)
+    if "1D" in name:
+        layers = [("Reshape", {"target_shape": [16, 6]}), (name, config)]
+    model = build_head(head(*layers), shape, 3)
+    assert model.output_shape == (None, 3)
+    assert np.isfinite(model(np.ones((2, *shape), np.float32))).all()
 
 
 MODULE = {"module": "builtins", "class_name": "eval", "config": {}}

@@ -43,7 +43,11 @@ def train(make_features, make_spec, new_checkpoints, reporter):
             keras.utils.set_random_seed(spec.training.seed)
             model = build_head(spec.head, (2, 2, 9), 3, standardize_from(parts[0]))
             asked = count()
-            settings = {"reporter": reporter, "stop": lambda asked=asked, stop_at=stop_at: next(asked) >= stop_at}
+            settings = {
+                "class_names": "abc",
+                "reporter": reporter,
+                "stop": lambda asked=asked, stop_at=stop_at: next(asked) >= stop_at,
+            }
             checkpoints = new_checkpoints(uid, every_seconds=every_seconds)
             arguments = (model, spec.training, *parts)
             if stop_at == NEVER:
@@ -76,6 +80,12 @@ SETTINGS = {
         "optimizer": {"name": "rmsprop", "config": {"use_ema": True, "ema_overwrite_frequency": 5}},
         "restoreBest": False,
     },
+    "scheduled rate and weighted classes": {
+        "learningRate": {"schedule": "cosine", "warmupEpochs": 2, "minimumFactor": 0.1},
+        "classWeights": {"balanced": True},
+        "optimizer": {"name": "adam"},
+    },
+    "metrics": {"metrics": ["auc", "f1_score"], "loss": {"name": "sparse_categorical_crossentropy"}},
     # Three do not divide eight: gradients are carried over the end of an epoch.
     "accumulated gradients": {
         "optimizer": {"name": "sgd", "config": {"momentum": 0.9, "gradient_accumulation_steps": 3, "clipnorm": 1.0}}
@@ -109,6 +119,20 @@ def test_the_best_epoch_of_an_earlier_attempt_is_kept(train, reporter) -> None:
     assert history.kept < 4, "of no use as evidence when the last attempt could have found it"
     assert same((weights, history), train(4 * ASKED_PER_EPOCH + 1, **settings))
     assert "Going on after epoch 4 of 5, which an earlier attempt has reached" in reporter._out.getvalue()
+
+
+def test_early_stopping_counts_the_epochs_of_earlier_attempts(train, reporter) -> None:
+    settings = {
+        "epochs": 30, "optimizer": {"name": "adam", "config": {"learning_rate": 0.02}}, "misled": True,
+        "earlyStopping": {"patience": 3},
+    }  # fmt: skip
+    weights, history = train(**settings)
+    ended = len(history.epochs)
+    assert 3 < ended < 30
+    assert history.kept == ended - 3
+    # The second attempt trains the last of them only.
+    assert same((weights, history), train((ended - 1) * ASKED_PER_EPOCH + 1, **settings))
+    assert f"Training ends after epoch {ended} of 30: the validation loss has" in reporter._out.getvalue()
 
 
 def test_checkpoints_in_the_background_change_nothing(train, database) -> None:
@@ -147,7 +171,8 @@ layers = (Layer("Conv2D", {"filters": 8, "kernel_size": 2}), Layer("Dropout", {"
 reporter = Reporter(io.StringIO())
 head = build_head(Head(layers), (2, 2, 9), 3, standardize_from(train))
 checkpoints = Checkpoints(database, record, {"session": uid}, reporter, stop, every_seconds=0)
-fit_head(head, training, train, validation, checkpoints=checkpoints, reporter=reporter, stop=stop)
+settings = {"class_names": "abc", "checkpoints": checkpoints, "reporter": reporter, "stop": stop}
+fit_head(head, training, train, validation, **settings)
 """
 
 

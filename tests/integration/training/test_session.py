@@ -41,6 +41,18 @@ def test_the_sample_reaches_its_accuracy_and_says_so(digits, record_of) -> None:
     assert pod.termination_log.read_text("utf-8") == ""
 
 
+def test_a_session_begins_with_the_head_of_an_earlier_one(digits, make_pod, record_of) -> None:
+    spec = load_all((digits[0].folder / "session/session.json").read_text("utf-8"))[0]["spec"]
+    training = {**spec["training"], "epochs": 1}
+    pod = make_pod({**spec, "head": {"fromSession": "digits"}, "training": training}, "onward")
+    code, out, err = pod.run()
+    assert code == 0, err
+    record = record_of(pod)
+    assert "The head and its weights are those of session digits" in out
+    assert record["headFrom"] | {"sha256": ""} == {"name": "digits", "uid": digits[0].uid, "sha256": ""}
+    assert record["result"]["accuracy"] >= 0.95, "after a single epoch"
+
+
 def test_the_log_is_plain_lines(digits) -> None:
     _, _, out, err = digits
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \S", line) for line in out.splitlines())

@@ -56,5 +56,9 @@ def test_an_address_without_its_digest_is_never_the_same():
     assert identity(session(dataset={**where, "sha256": "a" * 64}), IMAGE) is not None
 
 
+def test_a_head_by_another_session_s_name_is_never_the_same():
+    assert identity(session(head={"fromSession": "first"}), IMAGE) is None
+
+
 def test_another_name_and_uid_do_not_matter():
     assert identity(session(name="other", uid="1" * 36), IMAGE) == SAME

@@ -73,6 +73,7 @@ HOSTILE = st.fixed_dictionaries(
         "failure": shaped("exitCode", "message", "attempt", "reason"),
         "measured": shaped("accuracy"),
         "warnings": st.lists(shaped("reason", "message") | WARNING, max_size=40) | DEEP,
+        "headFrom": shaped("name", "uid", "sha256"),
         "extracted": ODD,
         "result": RESULT | DEEP,
     },

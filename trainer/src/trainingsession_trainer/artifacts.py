@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 BUCKET = "artifacts"
 _PIECE_BYTES = 1 << 20
-_COLUMNS = ("epoch", "seconds", "loss", "accuracy", "val_loss", "val_accuracy")
 
 
 def write_artifacts(
@@ -176,8 +175,8 @@ def _upload_one(database: Database[Document], session: Session, path: Path, stop
 def _write_log(path: Path, history: History) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        columns = [column for column in _COLUMNS[2:] if column in history.epochs[0].figures]
-        writer.writerow([*_COLUMNS[:2], *columns])
+        columns = list(history.epochs[0].figures)
+        writer.writerow(["epoch", "seconds", *columns])
         for epoch in history.epochs:
             writer.writerow([epoch.number, f"{epoch.seconds:.3f}", *(repr(epoch.figures[name]) for name in columns)])
 

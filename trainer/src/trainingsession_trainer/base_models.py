@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -81,6 +82,7 @@ class BaseModel:
     weights: Mapping[str, Any]  # what identifies them in the key of a feature set
     image_shape: Shape | None = None  # of the images to come; None when they differ
     weights_file: str | None = None  # SHA-256 of the file in the database
+    layer: str | None = None  # whose output is taken; None for the last before the top
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
@@ -183,11 +185,11 @@ def open_base_model(
 
         def build(weights: str | None) -> keras.Model:
             try:
-                return classifier.builder(
+                network = classifier.builder(
                     include_top=False,
                     weights=weights,
                     input_shape=(*size, 3),
-                    pooling=None if spec.pooling == "none" else spec.pooling,
+                    pooling=None if spec.pooling == "none" or spec.layer else spec.pooling,
                     **arguments,
                 )
             except (ValueError, TypeError, ZeroDivisionError) as error:
@@ -197,8 +199,15 @@ def open_base_model(
                     f"spec.baseModel cannot be built as {spec.name} ({keras_words(error)}); "
                     "correct its arguments or inputSize."
                 ) from error
+            if spec.layer is not None:
+                # Before weights are fetched.
+                cut(network, spec.layer, spec.pooling)
+            return network
 
         network, weights_file = load_weights(spec, build, work, reporter, stop, kept)
+        identity = weights_identity(spec, network)
+        if spec.layer is not None:
+            network = cut(network, spec.layer, spec.pooling)
     network.trainable = False
     return BaseModel(
         name=spec.name,
@@ -208,9 +217,50 @@ def open_base_model(
         input_size=size,
         pooling=spec.pooling,
         precision=spec.precision,
-        weights=weights_identity(spec, network),
+        weights=identity,
         weights_file=weights_file,
+        layer=spec.layer,
     )
+
+
+def cut(network: keras.Model, name: str, pooling: str) -> keras.Model:
+    """Give the part of a network up to the output of a layer, with `pooling` (none, avg, max) over its positions."""
+    layers = layers_by_name(network)
+    if name not in layers:
+        close = difflib.get_close_matches(name, layers, n=3, cutoff=0.5)
+        remedy = f"did you mean {', '.join(close)}?" if close else f"its last ones are {', '.join([*layers][-5:])}."
+        raise SpecError(f"spec.baseModel.layer {shown(name)} is no layer of the base model; {remedy}")
+    output = layers[name].output
+    if len(output.shape) not in (2, 4) or any(size is None for size in output.shape[1:]):
+        raise SpecError(
+            f"spec.baseModel.layer {shown(name)} gives an output of {len(output.shape) - 1} dimensions per image; "
+            "features have height, width and channels, or channels only: take another layer."
+        )
+    if pooling != "none" and len(output.shape) == 4:
+        pool = keras.layers.GlobalAveragePooling2D if pooling == "avg" else keras.layers.GlobalMaxPooling2D
+        output = pool(name="pool")(output)
+    return keras.Model(network.inputs, output, name=network.name)
+
+
+def layers_by_name(network: keras.Model) -> dict[str, keras.Layer]:
+    """Name the layers as a new process does.
+
+    Keras numbers the layers without a name of their own through the whole process: the first Conv2D of its second
+    network may be conv2d_94.
+    """
+    first: dict[str, int] = {}
+    parts = []
+    for layer in network.layers:
+        stem, number = re.fullmatch(r"(.+?)(?:_(\d+))?", layer.name).groups()  # type: ignore[union-attr]
+        own = stem.replace("_", "") == type(layer).__name__.lower()
+        if own:
+            first[stem] = min(int(number or 0), first.get(stem, sys.maxsize))
+        parts.append((layer, stem, int(number or 0), own))
+    named = {}
+    for layer, stem, number, own in parts:
+        place = number - first[stem] if own else number
+        named[(f"{stem}_{place}" if place else stem) if own else layer.name] = layer
+    return named
 
 
 def preprocess(pixels: Any, mode: str) -> Any:

@@ -29,10 +29,30 @@ LOSSES = (
     "categorical_crossentropy",
     "sparse_categorical_crossentropy",
     "categorical_focal_crossentropy",
+    "categorical_generalized_cross_entropy",
     "categorical_hinge",
     "kl_divergence",
     "mean_squared_error",
+    "cosine_similarity",
+    "hinge",
+    "huber",
+    "log_cosh",
+    "mean_absolute_error",
+    "mean_squared_logarithmic_error",
+    "poisson",
+    "squared_hinge",
 )
+METRICS = (
+    "auc",
+    "categorical_crossentropy",
+    "f1_score",
+    "mean_squared_error",
+    "precision",
+    "recall",
+    "top_3_accuracy",
+    "top_5_accuracy",
+)
+SCHEDULES = ("constant", "step", "exponential", "cosine")
 OPTIMIZERS = (
     "adadelta",
     "adafactor",
@@ -43,8 +63,10 @@ OPTIMIZERS = (
     "ftrl",
     "lamb",
     "lion",
+    "muon",
     "nadam",
     "rmsprop",
+    "schedulefreeadamw",
     "sgd",
 )
 
@@ -66,6 +88,7 @@ _DNS_NAME = r"\A[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z"
 _RESOURCE_NAME = r"\A[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z"
 _LABEL_KEY = r"\A(([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?\Z"
 _LABEL_VALUE = r"\A([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?\Z"
+_LAYER_NAME = r"\A[A-Za-z0-9][A-Za-z0-9_.-]*\Z"
 _SHA256 = r"\A[0-9a-f]{64}\Z"
 _REVISION = r"\A[A-Za-z0-9][-A-Za-z0-9_.:/+]*\Z"
 _URI = r"\A(https?://[^/?#\s]+[^\s]*|file:///[^\s]+)\Z"
@@ -125,6 +148,7 @@ class BaseModel:
     weights: str | None = accepts(None, enum=("imagenet", "none"))
     weights_from: FileSource | None = None
     input_size: tuple[int, ...] | None = accepts(None, min_items=2, max_items=2, minimum=8, maximum=2048)
+    layer: str | None = accepts(None, max_length=128, pattern=_LAYER_NAME)
     pooling: str = accepts("none", enum=("none", "avg", "max"))
     precision: str = accepts("float32", enum=("float32", "bfloat16", "float16"))
 
@@ -142,6 +166,7 @@ class Head:
     """The small network that is trained; without layers, the default head for the features' shape."""
 
     layers: tuple[Layer, ...] | None = accepts(None, min_items=1, max_items=64)
+    from_session: str | None = accepts(None, max_length=253, pattern=_DNS_NAME)
     standardize: bool = True
 
 
@@ -162,11 +187,43 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
+class LearningRate:
+    """By what the optimizer's learning rate is multiplied in the course of the epochs."""
+
+    schedule: str = accepts("constant", enum=SCHEDULES)
+    warmup_epochs: int = accepts(0, minimum=0, maximum=10000)
+    factor: float | None = accepts(None, above=0, maximum=1)
+    step_epochs: int | None = accepts(None, minimum=1, maximum=10000)
+    minimum_factor: float | None = accepts(None, minimum=0, maximum=1)
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """When training ends before its last epoch."""
+
+    monitor: str = accepts("loss", enum=("loss", "accuracy"))
+    patience: int = accepts(5, minimum=1, maximum=10000)
+    min_delta: float = accepts(0.0, minimum=0, maximum=1000)
+
+
+@dataclass(frozen=True)
+class ClassWeights:
+    """How much an image of each class counts in training; exactly one of the two is set."""
+
+    balanced: bool = False
+    weights: Mapping[str, Any] | None = accepts(None, max_items=10000)
+
+
+@dataclass(frozen=True)
 class Training:
     """How the head is trained."""
 
     loss: Loss = field(default_factory=Loss)
     optimizer: Optimizer = field(default_factory=Optimizer)
+    learning_rate: LearningRate | None = None
+    early_stopping: EarlyStopping | None = None
+    class_weights: ClassWeights | None = None
+    metrics: tuple[str, ...] = accepts((), enum=METRICS, max_items=6)
     batch_size: int = accepts(32, minimum=1, maximum=65536)
     epochs: int = accepts(20, minimum=1, maximum=10000)
     restore_best: bool = True
@@ -305,6 +362,13 @@ def parse_spec(data: object) -> Spec:
     spec = build(Spec, data, "spec")
     _check_dataset(spec.dataset)
     _check_base_model(spec.base_model)
+    if spec.head.from_session is not None and spec.head.layers is not None:
+        raise SpecError("spec.head has fromSession and layers; set only one, the other session's head has its layers.")
+    if spec.training.early_stopping is not None and spec.dataset.validation_split == 0:
+        raise SpecError(
+            "spec.training.earlyStopping watches validation images, and spec.dataset.validationSplit is 0; "
+            "raise it or remove earlyStopping."
+        )
     if spec.base_model.weights is None and spec.base_model.weights_from is None:
         object.__setattr__(spec.base_model, "weights", "imagenet")
     return spec

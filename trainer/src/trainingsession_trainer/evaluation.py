@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
 
-from .objective import build_loss, wants_one_hot
+from .objective import build_loss, build_metrics, wants_one_hot
 from .training import History, evaluation_batch
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Evaluation:
     confusion: npt.NDArray[np.int64]
     baseline: float
     calibration_error: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Those that the spec names."""
 
     @property
     def classes(self) -> list[ClassFigures]:
@@ -110,6 +113,7 @@ def evaluate(
     classes = int(head.output_shape[-1])
     loss_of, one_hot = build_loss(training.loss), wants_one_hot(training.loss)
     confusion = np.zeros((classes, classes), np.int64)
+    measures = build_metrics(training, classes)
     calibration, losses, done = Calibration(), 0.0, 0
     for features, labels in test.batches(evaluation_batch(training.batch_size), None):
         found = np.asarray(head.predict_on_batch(features.astype(np.float32)))
@@ -121,6 +125,8 @@ def evaluate(
         if probabilities is not None:
             probabilities[done : done + len(labels)] = found
         done += len(labels)
+        for measure in measures:
+            measure.update_state(truth, found)
     correct, total = int(np.trace(confusion)), len(test)
     majority = int(np.bincount(test.labels if train_labels is None else train_labels, minlength=classes).argmax())
     return Evaluation(
@@ -130,6 +136,7 @@ def evaluate(
         confusion=confusion,
         baseline=int(confusion[majority].sum()) / total,
         calibration_error=calibration.error(),
+        metrics={measure.name: float(measure.result()) for measure in measures},
     )
 
 
@@ -147,6 +154,8 @@ def metrics_of(evaluation: Evaluation, history: History) -> dict[str, float]:
         "train_loss": figures["loss"],
         "kept_epoch": float(history.kept),
     }
+    named |= {f"test_{name}": value for name, value in evaluation.metrics.items()}
+    named |= {f"validation_{name}": figures[f"val_{name}"] for name in evaluation.metrics if "val_loss" in figures}
     if "val_loss" in figures:
         named["validation_accuracy"] = figures["val_accuracy"]
         named["validation_loss"] = figures["val_loss"]

@@ -59,7 +59,7 @@ def describe_set(base: BaseModel, split: str, order_digest: str) -> dict[str, An
     return {
         "order": order_digest,
         "split": split,
-        "base": {"class": base.name, "arguments": dict(base.arguments), "cut": "without top"},
+        "base": {"class": base.name, "arguments": dict(base.arguments), "cut": base.layer or "without top"},
         "weights": dict(base.weights),
         "inputSize": list(base.input_size),
         "pooling": base.pooling,

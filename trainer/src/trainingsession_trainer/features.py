@@ -40,8 +40,8 @@ from .reporting import Reporter, duration
 Shape = tuple[int, int, int]
 Pictures = Callable[[str, Sequence[int]], Sequence[npt.NDArray[np.uint8] | None]]
 """Called with a part and indices of its images; gives uint8 [h, w, 3], None for one that is not at hand."""
-Validate = Callable[[tuple[int, ...], int], None]
-"""Called with the features' shape and the number of classes, before any image is decoded."""
+Validate = Callable[[tuple[int, ...], Sequence[str]], None]
+"""Called with the features' shape and the names of the classes, before any image is decoded."""
 
 _REPAIRS = 3
 
@@ -227,7 +227,7 @@ class SessionFeatures:
         # The base model first: what is wrong with it is known before a byte of the data set is fetched.
         base, dataset = self._base, self._dataset
         base = base.for_images(_common_shape(dataset, self._stop))
-        validate(base.feature_shape, len(dataset.class_names))
+        validate(base.feature_shape, dataset.class_names)
         subsets = ((dataset.train, self._spec.dataset.subset), (dataset.test, self._spec.dataset.test_subset))
         parts = []
         for split, subset in subsets:
@@ -262,7 +262,7 @@ class SessionFeatures:
         if train is None or test is None:
             return None
         parts, manifest = (train[0], test[0]), train[1]
-        validate(parts[0].found.feature_shape, len(manifest.class_names))
+        validate(parts[0].found.feature_shape, manifest.class_names)
         found = StoredFeatures(manifest.class_names, *parts, manifest.image_shape)
         if not self._ours:
             saved = self.summary(found).seconds_saved

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from .arguments import check_arguments, keras_words, nearest
 from .config import Head, Layer
 from .errors import SpecError
+from .head_layers import ALLOWED_LAYERS, why_left_out
 from .structure import shown
 
 if TYPE_CHECKING:
@@ -22,19 +23,6 @@ if TYPE_CHECKING:
     from .batches import Blocks
 
 Shape = tuple[int, ...]
-
-# Layers that are nothing but arithmetic on their input. Left out on purpose: Lambda and TFSMLayer (run foreign code),
-# wrappers and recurrent layers (hold other layers), lookups and vectorizers (read files), and what needs two inputs.
-ALLOWED_LAYERS = (
-    "Activation", "ActivityRegularization", "AlphaDropout", "AveragePooling1D", "AveragePooling2D",
-    "BatchNormalization", "Conv1D", "Conv1DTranspose", "Conv2D", "Conv2DTranspose", "Cropping1D", "Cropping2D", "Dense",
-    "DepthwiseConv1D", "DepthwiseConv2D", "Dropout", "ELU", "Flatten", "GaussianDropout", "GaussianNoise",
-    "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D",
-    "GroupNormalization", "Identity", "LayerNormalization", "LeakyReLU", "MaxPooling1D", "MaxPooling2D", "PReLU",
-    "Permute", "RMSNormalization", "ReLU", "RepeatVector", "Rescaling", "Reshape", "SeparableConv1D", "SeparableConv2D",
-    "Softmax", "SpatialDropout1D", "SpatialDropout2D", "UnitNormalization", "UpSampling1D", "UpSampling2D",
-    "ZeroPadding1D", "ZeroPadding2D",
-)  # fmt: skip
 
 # A deviation below this part of the median one is noise of a nearly dead channel, which must not be blown up.
 DEVIATION_FLOOR = 0.1
@@ -126,6 +114,8 @@ def _apply(layer: Layer, index: int, flow: Any, names: set[str]) -> Any:
     import tensorflow as tf
 
     path = f"spec.head.layers[{index}]"
+    if reason := why_left_out(layer.type):
+        raise SpecError(f"{path}.type is {shown(layer.type)}; it cannot be part of a head: {reason}.")
     if layer.type not in ALLOWED_LAYERS:
         raise SpecError(f"{path}.type is {shown(layer.type)}; {nearest(layer.type, ALLOWED_LAYERS)}.")
     owner = getattr(keras.layers, layer.type)

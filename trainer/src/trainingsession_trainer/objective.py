@@ -1,23 +1,42 @@
-"""What is minimised and how: Keras losses and optimizers by name, with arguments that are held against their types."""
+"""What is minimised, how, and what is measured: Keras losses, optimizers and metrics by name.
+
+Arguments are held against their types. Left out of the losses, because they say nothing of one image's classes: Dice
+and Tversky (one figure of a whole batch), Circle (for embeddings), CTC (for sequences), MeanAbsolutePercentageError
+(divides by labels that are 0), and the binary crossentropies (given a softmax, Keras takes its logits for those of
+sigmoids while it trains, and so minimises another figure than it evaluates). Left out of the optimizers:
+LossScaleOptimizer and MultiOptimizer, which hold other optimizers.
+"""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
 from .arguments import check_arguments, keras_words
 from .config import Loss, Optimizer, Training
 from .errors import SpecError
+from .schedule import check_schedule
 from .structure import shown
 
 LOSS_CLASSES = {
     "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
     "sparse_categorical_crossentropy": keras.losses.SparseCategoricalCrossentropy,
     "categorical_focal_crossentropy": keras.losses.CategoricalFocalCrossentropy,
+    "categorical_generalized_cross_entropy": keras.losses.CategoricalGeneralizedCrossEntropy,
     "categorical_hinge": keras.losses.CategoricalHinge,
     "kl_divergence": keras.losses.KLDivergence,
     "mean_squared_error": keras.losses.MeanSquaredError,
+    "cosine_similarity": keras.losses.CosineSimilarity,
+    "hinge": keras.losses.Hinge,
+    "huber": keras.losses.Huber,
+    "log_cosh": keras.losses.LogCosh,
+    "mean_absolute_error": keras.losses.MeanAbsoluteError,
+    "mean_squared_logarithmic_error": keras.losses.MeanSquaredLogarithmicError,
+    "poisson": keras.losses.Poisson,
+    "squared_hinge": keras.losses.SquaredHinge,
 }
 OPTIMIZER_CLASSES = {
     "adadelta": keras.optimizers.Adadelta,
@@ -29,9 +48,23 @@ OPTIMIZER_CLASSES = {
     "ftrl": keras.optimizers.Ftrl,
     "lamb": keras.optimizers.Lamb,
     "lion": keras.optimizers.Lion,
+    "muon": keras.optimizers.Muon,
     "nadam": keras.optimizers.Nadam,
     "rmsprop": keras.optimizers.RMSprop,
+    "schedulefreeadamw": keras.optimizers.ScheduleFreeAdamW,
     "sgd": keras.optimizers.SGD,
+}
+# The labels of these are numbers of classes; every other loss compares with one number per class.
+_SPARSE_LOSSES = ("sparse_categorical_crossentropy", "categorical_generalized_cross_entropy")
+_METRICS: dict[str, Callable[[int], keras.metrics.Metric]] = {
+    "auc": lambda classes: keras.metrics.AUC(multi_label=True, num_labels=classes, name="auc"),
+    "categorical_crossentropy": lambda _: keras.metrics.CategoricalCrossentropy(name="categorical_crossentropy"),
+    "f1_score": lambda _: keras.metrics.F1Score(average="macro", name="f1_score"),
+    "mean_squared_error": lambda _: keras.metrics.MeanSquaredError(name="mean_squared_error"),
+    "precision": lambda _: keras.metrics.Precision(name="precision"),
+    "recall": lambda _: keras.metrics.Recall(name="recall"),
+    "top_3_accuracy": lambda classes: keras.metrics.TopKCategoricalAccuracy(min(3, classes), name="top_3_accuracy"),
+    "top_5_accuracy": lambda classes: keras.metrics.TopKCategoricalAccuracy(min(5, classes), name="top_5_accuracy"),
 }
 _WHOLE_NUMBERS = ("gradient_accumulation_steps", "ema_overwrite_frequency")
 _MOST = 1_000_000
@@ -41,6 +74,7 @@ def check_training(training: Training) -> None:
     """Build loss and optimizer once, so that a bad argument ends the session before any image is read."""
     build_loss(training.loss)
     build_optimizer(training.optimizer)
+    check_schedule(training)
     if training.optimizer.config.get("use_ema") and training.restore_best:
         raise SpecError(
             "spec.training.optimizer.config.use_ema ends with averaged weights, which spec.training.restoreBest would "
@@ -77,7 +111,32 @@ def build_optimizer(optimizer: Optimizer) -> keras.optimizers.Optimizer:
 
 def wants_one_hot(loss: Loss) -> bool:
     """Whether the loss compares with one number per class, rather than with the number of the class."""
-    return not loss.name.startswith("sparse_")
+    return loss.name not in _SPARSE_LOSSES
+
+
+def build_metrics(training: Training, classes: int) -> list[keras.metrics.Metric]:
+    """Make the metrics that the spec names: their labels are as those of the loss, predictions are probabilities."""
+    metrics = [_METRICS[name](classes) for name in dict.fromkeys(training.metrics)]
+    return metrics if wants_one_hot(training.loss) else [_OfNumbers(metric, classes) for metric in metrics]
+
+
+class _OfNumbers(keras.metrics.Metric):  # type: ignore[misc]
+    """A metric over one number per class, fed with numbers of classes; no encoded labels are kept."""
+
+    def __init__(self, metric: keras.metrics.Metric, classes: int) -> None:
+        super().__init__(name=metric.name)
+        self._metric = metric
+        self._classes = classes
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        labels = keras.ops.reshape(keras.ops.cast(y_true, "int32"), (-1,))
+        self._metric.update_state(keras.ops.one_hot(labels, self._classes), y_pred, sample_weight)
+
+    def result(self) -> Any:
+        return self._metric.result()
+
+    def reset_state(self) -> None:
+        self._metric.reset_state()
 
 
 def _check_scalar(owner: type, key: str, value: object, path: str) -> None:

@@ -37,6 +37,8 @@ def recipe_digest(spec: Mapping[str, Any]) -> str | None:
             "inputSize": base.get("inputSize"),
             "pooling": base.get("pooling") or "none",
             "precision": base.get("precision") or "float32",
+            # Not where unset, so that sets of before there was a choice are found.
+            **({"layer": base["layer"]} if base.get("layer") else {}),
         },
     }
     text = json.dumps(_plain(recipe), sort_keys=True, separators=(",", ":"), ensure_ascii=True)

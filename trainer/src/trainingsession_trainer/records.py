@@ -148,6 +148,15 @@ class SessionRecord:
         if not self._update(self._mine(), [stage, {"$unset": "checkpoint"}], "store the accuracy of a repeat"):
             raise self._replaced()
 
+    def starts_from(self, source: Mapping[str, str]) -> None:
+        """Store whose head the session starts from, as {name, uid, sha256}."""
+        self._write({"headFrom": source}, "store whose head is used")
+
+    def head_source(self) -> Mapping[str, Any]:
+        """Give what starts_from has stored, in this attempt or an earlier one; else nothing."""
+        found = (self._read() or {}).get("headFrom")
+        return found if isinstance(found, dict) else {}
+
     def checkpoint(self) -> Document | None:
         """Give what name_checkpoint has stored last, in this attempt or an earlier one."""
         found = (self._read() or {}).get("checkpoint")

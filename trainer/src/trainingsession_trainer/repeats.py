@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from .config import Session
     from .features import PreparedFeatures
+    from .head_source import HeadSource
     from .mongodb import Document
     from .records import SessionRecord
     from .reporting import Reporter
@@ -55,11 +56,13 @@ def train_heads(
     record: SessionRecord,
     reporter: Reporter,
     stop: Callable[[], bool],
+    source: HeadSource | None = None,
     probabilities: npt.NDArray[Any] | None = None,
 ) -> Trained:
     """Train and test the head with every seed that no earlier attempt has finished; raises TrainerError.
 
-    `probabilities` [test images, classes] takes what the published head predicts.
+    Where there is a `source`, every head starts from its weights. `probabilities` [test images, classes] takes what the
+    published head predicts.
     """
     spec, binding = session.spec, bind(session, prepared.summary.key)
 
@@ -67,8 +70,14 @@ def train_heads(
         """Train one head, from its own checkpoint if it has one."""
         # Keras draws initial weights from the global seed; from here on every random number has one owner.
         keras.utils.set_random_seed(seed)
-        standardization = standardize_from(prepared.train) if spec.head.standardize else None
-        head = build_head(spec.head, prepared.feature_shape, len(prepared.class_names), standardization)
+        shape, classes = prepared.feature_shape, len(prepared.class_names)
+        if source is not None:
+            head = build_head(source.head_for(spec.head, shape, classes), shape, classes, source.standardization)
+            source.load_into(head)
+            reporter.info(f"The head and its weights are those of session {source.session}")
+        else:
+            standardization = standardize_from(prepared.train) if spec.head.standardize else None
+            head = build_head(spec.head, shape, classes, standardization)
         reporter.info(
             f"Training the head ({head.count_params():,} weights) on {len(prepared.train):,} images, "
             f"{len(prepared.validation):,} held back for validation"
@@ -79,6 +88,7 @@ def train_heads(
             replace(spec.training, seed=seed),
             prepared.train,
             prepared.validation,
+            class_names=prepared.class_names,
             checkpoints=checkpoints,
             reporter=reporter,
             stop=stop,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,12 +24,14 @@ from .feature_catalog import Use
 from .features import FeaturesSummary, PreparedFeatures, SessionFeatures, Validate
 from .findings import Subject, room_for_probabilities, write_findings
 from .head import build_head
+from .head_source import HeadSource, open_source
 from .mongodb import Document
 from .objective import check_training
 from .papers import IMAGE_VARIABLE, write_papers
 from .records import Published, Result, SessionRecord
 from .repeats import train_heads
 from .reporting import Reporter
+from .schedule import check_classes
 from .task import Task
 
 
@@ -93,7 +95,10 @@ def run_session(
     spec = session.spec
     reporter.info(f"Session {session.namespace}/{session.name}: {describe(session)}")
     reporter.phase("Extracting")
-    validate = head_check(session)
+    source = None
+    if spec.head.from_session is not None:
+        source = open_source(spec.head.from_session, session.namespace, database, record, folder, stop)
+    validate = head_check(session, source)
     if task is Task.EXTRACT:
         stored = features.stored(validate)
         record.describe({}, _facts(features.summary(stored)), features.check(stored))
@@ -115,7 +120,7 @@ def run_session(
     reporter.phase("Training")
     exports = spec.artifacts.wanted
     probabilities = room_for_probabilities(folder, exports, samples["test"], len(prepared.class_names))
-    trained = train_heads(session, prepared, database, record, reporter, stop, probabilities)
+    trained = train_heads(session, prepared, database, record, reporter, stop, source, probabilities)
     head, history, evaluation = trained.head, trained.history, trained.evaluation
     low, high = evaluation.interval
     reporter.info(
@@ -200,11 +205,15 @@ def bug_sentence(error: Exception) -> str:
     return f"The trainer failed unexpectedly ({type(error).__name__}: {words}); see the log for the traceback."
 
 
-def head_check(session: Session) -> Validate:
+def head_check(session: Session, source: HeadSource | None = None) -> Validate:
     """Build the head once for its errors, as soon as the features' shape is known and before any image is read."""
 
-    def check(feature_shape: tuple[int, ...], class_count: int) -> None:
-        build_head(session.spec.head, feature_shape, class_count)
+    def check(feature_shape: tuple[int, ...], class_names: Sequence[str]) -> None:
+        check_classes(session.spec.training.class_weights, class_names)
+        head = session.spec.head
+        if source is not None:
+            head = source.head_for(head, feature_shape, len(class_names))
+        build_head(head, feature_shape, len(class_names))
 
     return check
 

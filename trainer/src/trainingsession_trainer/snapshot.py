@@ -17,12 +17,12 @@ Binding = Mapping[str, str]
 
 _HEADER = "header"
 # Names, shapes and the zip's directory; and of the header, whose history grows by a line per epoch.
-_SLACK_BYTES, _ARRAY_BYTES, _EPOCH_BYTES = 65_536, 1_024, 512
+_SLACK_BYTES, _ARRAY_BYTES, _EPOCH_BYTES = 65_536, 1_024, 2_048
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """Figures of one epoch, counted from 1: loss, accuracy and, with validation images, val_loss and val_accuracy."""
+    """Figures of one epoch, counted from 1: loss, accuracy, the metrics, and with validation images val_ of each."""
 
     number: int
     seconds: float

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,9 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from .errors import DivergedError, GpuMemoryError, HostMemoryError, SpecError, Stopped
-from .objective import build_loss, build_optimizer, wants_one_hot
+from .objective import build_loss, build_metrics, build_optimizer, wants_one_hot
 from .records import Replaced
+from .schedule import class_weights, ends_early, rate_factor
 from .snapshot import Binding, Epoch, Snapshot
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def fit_head(
     train: Examples,
     validation: Examples,
     *,
+    class_names: Sequence[str],
     checkpoints: Checkpoints,
     reporter: Reporter,
     stop: Callable[[], bool],
@@ -80,9 +82,16 @@ def fit_head(
     """Train `head` in place and leave it with the weights that are kept.
 
     Goes on from a checkpoint if there is one. Raises Stopped after the last whole epoch is in a checkpoint, and
-    SpecError on divergence and when a batch does not fit into memory.
+    SpecError on divergence, when a batch does not fit into memory and without the images that early stopping needs.
     """
-    loop = _Loop(head, training, stop)
+    if training.early_stopping is not None and not len(validation):
+        raise SpecError(
+            "spec.training.earlyStopping watches validation images, and none is held back; "
+            "raise spec.dataset.validationSplit or remove earlyStopping."
+        )
+    counted = training.class_weights
+    weights = class_weights(counted, train.labels, class_names) if counted is not None else None
+    loop = _Loop(head, training, stop, weights)
     snapshot = checkpoints.load(loop.state(), len(head.weights), training.epochs) or Snapshot((), ())
     if snapshot.epochs:
         loop.restore(snapshot.state)
@@ -90,11 +99,16 @@ def fit_head(
             f"Going on after epoch {snapshot.epoch} of {training.epochs}, which an earlier attempt has reached"
         )
     try:
-        while snapshot.epoch < training.epochs:
+        while snapshot.epoch < training.epochs and not ends_early(training.early_stopping, snapshot.epochs):
             epoch = loop.run_epoch(snapshot.epoch, train, validation)
             snapshot = _after(snapshot, epoch, loop.state(), len(head.weights), keep_best=training.restore_best)
             reporter.epoch(epoch.number, training.epochs, epoch.figures, epoch.seconds, len(train))
             checkpoints.offer(snapshot)
+        if training.early_stopping is not None and snapshot.epoch < training.epochs:
+            reporter.info(
+                f"Training ends after epoch {snapshot.epoch} of {training.epochs}: the validation "
+                f"{training.early_stopping.monitor} has not improved for {training.early_stopping.patience} epochs"
+            )
     except Replaced:
         raise
     except Stopped as error:
@@ -119,25 +133,36 @@ class _Loop:
     accumulation. Its `fit` is not used: fed by a Python generator it takes longer, and it cannot be resumed.
     """
 
-    def __init__(self, head: keras.Model, training: Training, stop: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        head: keras.Model,
+        training: Training,
+        stop: Callable[[], bool],
+        weights: npt.NDArray[np.float32] | None = None,
+    ) -> None:
         one_hot = wants_one_hot(training.loss)
+        classes = int(head.output_shape[-1])
         metric = keras.metrics.CategoricalAccuracy if one_hot else keras.metrics.SparseCategoricalAccuracy
         head.compile(
             optimizer=build_optimizer(training.optimizer),
             loss=build_loss(training.loss),
-            metrics=[metric(name="accuracy")],
+            metrics=[metric(name="accuracy"), *build_metrics(training, classes)],
             jit_compile=False,
         )
         head.optimizer.build(head.trainable_variables)
-        classes = int(head.output_shape[-1])
 
         def truth(labels: tf.Tensor) -> tf.Tensor:
             return tf.one_hot(labels, classes) if one_hot else labels
 
+        def train_step(features: tf.Tensor, labels: tf.Tensor) -> Mapping[str, Any]:
+            counted = () if weights is None else (tf.gather(tf.constant(weights), labels),)
+            return head.train_step((features, truth(labels), *counted))  # type: ignore[no-any-return]
+
         self._head = head
         self._training = training
         self._stop = stop
-        self._train_step = tf.function(lambda x, y: head.train_step((x, truth(y))), reduce_retracing=True)
+        self._base_rate = float(head.optimizer.learning_rate)
+        self._train_step = tf.function(train_step, reduce_retracing=True)
         self._test_step = tf.function(lambda x, y: head.test_step((x, truth(y))), reduce_retracing=True)
         self._variables = [*head.weights, *head.optimizer.variables]
 
@@ -154,11 +179,21 @@ class _Loop:
         """Train on every image once and validate; epochs count from 0 here. Raises Stopped, DivergedError."""
         training, started = self._training, time.monotonic()
         set_random_layers(self._head, training.seed, index)
-        figures = self._pass(index, self._train_step, train.batches(training.batch_size, (training.seed, index)))
+        batches = train.batches(training.batch_size, (training.seed, index))
+        figures = self._pass(index, self._train_step, self._at_its_rate(index, batches, len(train)))
         if len(validation):
             found = self._pass(index, self._test_step, validation.batches(evaluation_batch(training.batch_size), None))
             figures |= {f"val_{name}": value for name, value in found.items()}
         return Epoch(index + 1, time.monotonic() - started, figures)
+
+    def _at_its_rate(self, index: int, batches: Iterable[tuple[Any, Any]], images: int) -> Iterator[tuple[Any, Any]]:
+        """Set the learning rate before each batch is handed on, where it has a schedule."""
+        rate, steps = self._training.learning_rate, -(-images // self._training.batch_size)
+        for step, batch in enumerate(batches):
+            if rate is not None:
+                factor = rate_factor(rate, self._training.epochs, index, step, steps)
+                self._head.optimizer.learning_rate = self._base_rate * factor
+            yield batch
 
     def _pass(
         self, index: int, step: Callable[[Any, Any], Mapping[str, Any]], batches: Iterable[tuple[Any, Any]]
@@ -171,7 +206,7 @@ class _Loop:
                 self._check(index, float(logs["loss"]))
             if self._stop():
                 raise Stopped("Stopped within an epoch.")
-        figures = {name: float(logs[name]) for name in ("loss", "accuracy")}
+        figures = {name: float(logs[name]) for name in ("loss", "accuracy", *self._training.metrics)}
         self._check(index, figures["loss"])
         return figures
 

@@ -15,6 +15,7 @@ BASE = {
     "precision": "float32",
     "preprocessing": "tf",
     "antialias": False,
+    "layer": None,
 }
 
 
@@ -41,6 +42,7 @@ def test_the_same_features_have_the_same_key_in_every_version():
         {"precision": "bfloat16"},
         {"preprocessing": "caffe"},
         {"antialias": True},
+        {"layer": "conv_pw_11_relu"},
     ],
 )
 def test_whatever_decides_the_features_is_in_the_key(changes):

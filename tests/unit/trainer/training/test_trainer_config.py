@@ -104,7 +104,7 @@ BAD = {
     "unknown optimizer": (
         spec(training__optimizer={"name": "adamm"}),
         "spec.training.optimizer.name is 'adamm'; it must be one of adadelta, adafactor, adagrad, adam, adamax, "
-        "adamw, ftrl, lamb, lion, nadam, rmsprop, sgd.",
+        "adamw, ftrl, lamb, lion, muon, nadam, rmsprop, schedulefreeadamw, sgd.",
     ),
     "layers empty": (spec(head__layers=[]), "spec.head.layers has 0 items; it must have 1 to 64."),
     "layers no list": (spec(head__layers={}), "spec.head.layers is {}; it must be a list."),
