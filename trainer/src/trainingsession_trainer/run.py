@@ -137,6 +137,7 @@ def run_session(
     reporter.info(
         f"Accuracy {evaluation.accuracy:.4f} on {samples['test']:,} test images (95 % interval {low:.4f} to {high:.4f})"
     )
+    reporter.result({"test_accuracy": evaluation.accuracy} | metrics_of(evaluation, history))
 
     record.measured(evaluation.accuracy)
     reporter.phase("Publishing")
