@@ -19,6 +19,8 @@ class Settings:
     trainer_image_pull_secrets: tuple[str, ...]
     trainer_gpus: str
     """required: a trainer that holds GPUs and cannot use them ends at once; optional: it computes on processors."""
+    module_images: tuple[str, ...]
+    """What the name of an image in spec.module.image must begin with; empty allows none."""
     namespaces: tuple[str, ...]
     """Namespaces whose sessions are served; empty for all."""
     workers: int
@@ -64,6 +66,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         ),
         trainer_image_pull_secrets=_list(environment, "TRAINER_IMAGE_PULL_SECRETS"),
         trainer_gpus=_one_of(environment, "TRAINER_GPUS", ("required", "optional")),
+        module_images=_list(environment, "MODULE_IMAGES"),
         namespaces=_list(environment, "WATCH_NAMESPACES"),
         workers=_number(environment, "WORKERS", 16, 1, 64),
         log_level=_one_of(environment, "LOG_LEVEL", ("info", "debug", "warning", "error")),

@@ -44,11 +44,12 @@ def run_attempt(
     task: Task = Task.ALL,
     gpus_required: bool | None = None,
     memory_limit: int | None = None,
+    hidden: tuple[Path, ...] = (),
 ) -> None:
     """Run one attempt of the session in `document`; raises TrainerError after leaving its sentence in the record.
 
     Whether GPUs that are held must be usable is said by the environment where `gpus_required` is not given;
-    `memory_limit` is the pod's, in bytes.
+    `memory_limit` is the pod's, in bytes; a module's process does not see the `hidden` folders.
     """
     identity = parse_identity(document)
     record = SessionRecord(database, identity.uid, attempt, stop)
@@ -68,7 +69,10 @@ def run_attempt(
             Use(database, session.uid, attempt) as use,
         ):
             features = SessionFeatures(session, database, use, Path(folder), reporter, stop, memory_limit)
-            run_session(session, features, database, record, Path(folder), reporter, stop, task)
+            if session.spec.module is not None:
+                run_own_python(session, features, database, record, Path(folder), reporter, stop, task, hidden)
+            else:
+                run_session(session, features, database, record, Path(folder), reporter, stop, task)
     except TrainerError as error:
         record.fail(error.exit_code, str(error), error.reason)
         raise
@@ -158,6 +162,54 @@ def run_session(
     else:
         reporter.info("An earlier attempt has published the result already; this one's is dropped")
     checkpoints.remove()
+
+
+def run_own_python(
+    session: Session,
+    features: SessionFeatures,
+    database: Database[Document],
+    record: SessionRecord,
+    folder: Path,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+    task: Task,
+    hidden: tuple[Path, ...],
+) -> None:
+    """Extract, run the user's module, evaluate, publish; raises TrainerError."""
+    from .modules import session as own
+
+    module = session.spec.module
+    assert module is not None  # noqa: S101 - the caller has looked
+    reporter.info(f"Session {session.namespace}/{session.name}: {describe(session)}, head by {module.entry_point}")
+    reporter.phase("Extracting")
+    running = own.Running(session, module, folder, reporter, stop, hidden)
+    own.fetch(running)
+    base = None
+    if module.input == "images":
+        if task is Task.EXTRACT:
+            record.extracted({})
+            return
+        handed = own.hand_images(running)
+        record.describe(handed.samples, {})
+    elif task is Task.EXTRACT:
+        stored = features.stored(lambda shape, classes: None)
+        record.describe({}, _facts(features.summary(stored)))
+        record.extracted(stored.keys)
+        return
+    else:
+        stored_only = task is Task.TRAIN
+        known = record.extracted_sets() if stored_only else {}
+        prepared = features.prepare(lambda shape, classes: None, stored_only=stored_only, known=known)
+        _check_parts(prepared)
+        handed = own.hand_features(running, prepared)
+        record.describe(handed.samples, _facts(prepared.summary))
+        build = prepared.base
+        base = lambda: build().pixels_model()  # noqa: E731
+        # What was read into memory is in the module's files now, and the module needs the room.
+        del prepared
+    reporter.phase("Training")
+    predictions = own.train(running, handed)
+    own.publish(running, handed, predictions, base, database, record)
 
 
 def help_extracting(
