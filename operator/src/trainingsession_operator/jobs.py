@@ -75,6 +75,25 @@ def session_json(session: Session) -> str:
     return text
 
 
+def check(session: Session, settings: Settings) -> None:
+    """Refuse what no Job can be made of; raises SessionError."""
+    session_json(session)
+    image = session.module_image
+    if image is not None and not any(_is_below(image, prefix) for prefix in settings.module_images):
+        allowed = ", ".join(settings.module_images) or "none"
+        raise SessionError(
+            "ImageNotAllowed",
+            f"spec.module.image.name is {image[:256]}, and sessions may bring along images of: {allowed}; "
+            "ask whoever runs the operator to add it to trainer.moduleImages of the chart, or use module.git.",
+        )
+
+
+def _is_below(image: str, prefix: str) -> bool:
+    """Whether an image is the named one or in the named part of a registry; half a word is no part."""
+    rest = image.removeprefix(prefix)
+    return rest != image and (prefix[-1] in "/:@" or rest[:1] in ("/", ":", "@", ""))
+
+
 def build_job(session: Session, settings: Settings, step: plan.Step = plan.WHOLE) -> Json:
     """Build the Job of a session's step; raises SessionError."""
     queued = queueing.labels(session)
@@ -197,8 +216,9 @@ def _container(session: Session, settings: Settings, step: plan.Step) -> Json:
     amounts = {"cpu": session.resources.cpu, "memory": session.resources.memory}
     if session.resources.ephemeral_storage:
         amounts["ephemeral-storage"] = session.resources.ephemeral_storage
-    # A session that has begun goes on with the same trainer, also after the operator was upgraded.
-    image = (session.status.get("trainer") or {}).get("image") or settings.trainer_image
+    # A session that has begun goes on with the same trainer, also after the operator was upgraded. What an image of the
+    # user's says of itself does not count.
+    image = session.module_image or (session.status.get("trainer") or {}).get("image") or settings.trainer_image
     environment = {
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "TF_CPP_MIN_LOG_LEVEL": "2",

@@ -76,6 +76,9 @@ def recipe_to_find(session: Session) -> str | None:
     """Give the recipe under which features may be stored; None where it would change nothing or nobody can know."""
     if not session.resources.gpus or session.resources.gpu_when_cached != "never":
         return None
+    if (session.spec.get("module") or {}).get("input") == "images":
+        # It needs no features, and its GPUs for itself.
+        return None
     return recipe_digest(session.spec)
 
 
@@ -109,6 +112,8 @@ def _why_whole(session: Session) -> str:
         return "resources.gpus is 0."
     if session.resources.gpu_when_cached != "never":
         return "resources.gpuWhenCached is always."
+    if (session.spec.get("module") or {}).get("input") == "images":
+        return "The module works on images, not on features."
     if recipe_to_find(session) is None:
         return "Only reading the data set or the weights tells which features are needed; sha256 would tell before."
     return "Features that the session needs are not in the store yet."

@@ -76,7 +76,7 @@ class Reconciler:
             return self._after_end(resource, now)
         try:
             session = parse_session(resource)
-            jobs.session_json(session)
+            jobs.check(session, self.settings)
         except SessionError as error:
             session = _bare(resource)
             decision = refuse(session, error.reason, str(error), now)
@@ -123,7 +123,7 @@ class Reconciler:
             return False
         try:
             session = parse_session(resource)
-            jobs.session_json(session)
+            jobs.check(session, self.settings)
         except SessionError:
             # Refused, and so without a record.
             return False

@@ -23,6 +23,8 @@ class Settings:
     """Address below which the data sets known by name are mirrored; empty for their own homes."""
     weights_mirror: str
     """Address below which Keras's weights are mirrored; empty for Keras's own."""
+    module_images: tuple[str, ...]
+    """What the name of an image in spec.module.image must begin with; empty allows none."""
     namespaces: tuple[str, ...]
     """Namespaces whose sessions are served; empty for all."""
     workers: int
@@ -70,6 +72,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         trainer_gpus=_one_of(environment, "TRAINER_GPUS", ("required", "optional")),
         datasets_mirror=_address(environment, "DATASETS_MIRROR"),
         weights_mirror=_address(environment, "WEIGHTS_MIRROR"),
+        module_images=_list(environment, "MODULE_IMAGES"),
         namespaces=_list(environment, "WATCH_NAMESPACES"),
         workers=_number(environment, "WORKERS", 16, 1, 64),
         log_level=_one_of(environment, "LOG_LEVEL", ("info", "debug", "warning", "error")),

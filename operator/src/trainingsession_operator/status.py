@@ -20,6 +20,7 @@ class Reason:
 
     ACCEPTED = "SpecAccepted"
     SPEC_TOO_LARGE = "SpecTooLarge"
+    IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     INVALID_SPEC = "InvalidSpec"
 
     STORAGE_UNAVAILABLE = "StorageUnavailable"

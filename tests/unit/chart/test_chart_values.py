@@ -76,6 +76,7 @@ def test_an_unknown_key_is_refused_by_name(template, path):
         ("operator.image.repository", ""),
         ("operator.image.digest", "sha256:short"),
         ("trainer.image.pullPolicy", "Sometimes"),
+        ("trainer.moduleImages", ["registry.example.com/team, evil"]),
         ("features.quotaPerNamespace", "200"),
         ("features.quotaPerNamespace", "0Gi"),
         ("features.evictionGraceMinutes", 0),

@@ -19,11 +19,12 @@ from trainingsession_operator.jobs import (
     GPU_SECONDS_ANNOTATION,
     SESSION_BYTES,
     build_job,
+    check,
     image_of,
     session_label,
 )
 from trainingsession_operator.plan import NAME_LENGTH, job_name
-from trainingsession_operator.resource import parse_session
+from trainingsession_operator.resource import Session, parse_session
 
 GOLDEN = Path(__file__).parent / "golden"
 SETTINGS = {
@@ -92,6 +93,49 @@ def test_a_session_that_has_begun_goes_on_with_the_image_it_began_with():
     made = build_job(session({"trainer": {"image": "example.org/trainer:0"}}), settings())
     assert image_of(made) == "example.org/trainer:0"
     assert image_of(build_job(session(), settings())) == "example.org/trainer:1"
+
+
+DIGEST = "@sha256:" + "a" * 64
+
+
+def brings(name: str, status: dict[str, Any] | None = None) -> Session:
+    return session(status, module={"image": {"name": name + DIGEST, "entryPoint": "heads:build"}})
+
+
+def test_an_image_that_a_session_brings_along_is_the_jobs_whatever_a_record_says():
+    made = build_job(brings("example.org/team/heads", {"trainer": {"image": "example.org/evil:1"}}), settings())
+    assert image_of(made) == "example.org/team/heads" + DIGEST
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name", "allowed"),
+    [
+        ("", "example.org/team/heads", False),
+        ("example.org/team/", "example.org/team/heads", True),
+        ("example.org/team", "example.org/team/heads", True),
+        ("example.org/team", "example.org/teammate/heads", False),
+        ("example.org/team/heads", "example.org/team/heads", True),
+        ("other.org,example.org/team/heads@", "example.org/team/heads", True),
+        ("example.org", "example.org.evil.net/heads", False),
+        ("example.org", "mirror/example.org/heads", False),
+    ],
+)
+def test_only_images_below_an_allowed_name_are_brought_along(prefix, name, allowed):
+    configured = settings(MODULE_IMAGES=prefix)
+    if allowed:
+        check(brings(name), configured)
+        return
+    with pytest.raises(SessionError, match=r"sessions may bring along images of: .*trainer\.moduleImages") as caught:
+        check(brings(name), configured)
+    assert caught.value.reason == "ImageNotAllowed"
+
+
+def test_a_module_on_images_keeps_its_gpus_though_features_are_stored():
+    own = {"git": {"url": "https://example.org/heads", "revision": "a" * 40, "entryPoint": "heads:build"}}
+    assert plan.first(session(module=own), stored=True) == plan.STORED
+    on_images = session(module={**own, "input": "images"})
+    assert plan.first(on_images, stored=True) == plan.WHOLE
+    assert plan.placement(on_images, plan.WHOLE)["reason"] == "The module works on images, not on features."
 
 
 def test_only_a_job_in_a_queue_is_made_suspended():

@@ -93,6 +93,12 @@ _SHA256 = r"\A[0-9a-f]{64}\Z"
 _REVISION = r"\A[A-Za-z0-9][-A-Za-z0-9_.:/+]*\Z"
 _URI = r"\A(https?://[^/?#\s]+[^\s]*|file:///[^\s]+)\Z"
 
+_COMMIT = r"\A[0-9a-f]{40}\Z"
+_ENTRY_POINT = r"\A[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*\Z"
+_FOLDER = r"\A[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*\Z"
+_IMAGE = r"\A[a-z0-9]+([._:/-]+[A-Za-z0-9]+)*@sha256:[0-9a-f]{64}\Z"
+_REPOSITORY = r"\Ahttps?://[^/?#\s]+/[^?#\s]+\Z"
+
 _AS_SUBSET = Decimal(0)
 
 
@@ -232,6 +238,42 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Repository:
+    """One commit of a git repository, and the function in it."""
+
+    url: str = accepts(max_length=2048, pattern=_REPOSITORY)
+    revision: str = accepts(max_length=40, pattern=_COMMIT)
+    entry_point: str = accepts(max_length=256, pattern=_ENTRY_POINT)
+    path: str = accepts(".", max_length=1024, pattern=_FOLDER)
+
+
+@dataclass(frozen=True)
+class ModuleImage:
+    """The image in which the trainer runs, and the function in it."""
+
+    name: str = accepts(max_length=512, pattern=_IMAGE)
+    entry_point: str = accepts(max_length=256, pattern=_ENTRY_POINT)
+
+
+@dataclass(frozen=True)
+class Module:
+    """A user's own Python in place of head and training; exactly one of `git` and `image` is set."""
+
+    git: Repository | None = None
+    image: ModuleImage | None = None
+    input: str = accepts("features", enum=("features", "images"))
+    parameters: Mapping[str, Any] = accepts(factory=dict, max_items=64)
+
+    @property
+    def entry_point(self) -> str:
+        """The function, as package.module:function."""
+        return (self.git or self.image or _NO_MODULE).entry_point
+
+
+_NO_MODULE = ModuleImage("", "")
+
+
+@dataclass(frozen=True)
 class Resources:
     """What the pod was given; the trainer only reads the GPUs, to notice when they are not usable."""
 
@@ -300,6 +342,7 @@ class Spec:
     base_model: BaseModel
     head: Head = field(default_factory=Head)
     training: Training = field(default_factory=Training)
+    module: Module | None = None
     resources: Resources = field(default_factory=Resources)
     scheduling: Scheduling | None = None
     run_policy: RunPolicy = field(default_factory=RunPolicy)
@@ -369,6 +412,7 @@ def parse_spec(data: object) -> Spec:
             "spec.training.earlyStopping watches validation images, and spec.dataset.validationSplit is 0; "
             "raise it or remove earlyStopping."
         )
+    _check_module(spec)
     if spec.base_model.weights is None and spec.base_model.weights_from is None:
         object.__setattr__(spec.base_model, "weights", "imagenet")
     return spec
@@ -413,9 +457,28 @@ def _check_base_model(base_model: BaseModel) -> None:
     _check_source(source.uri, source.claim_name, "spec.baseModel.weightsFrom")
 
 
+def _check_module(spec: Spec) -> None:
+    module = spec.module
+    if module is None:
+        return
+    if (module.git is None) == (module.image is None):
+        found = "neither" if module.git is None else "both"
+        raise SpecError(f"spec.module has {found} of git and image; set exactly one.")
+    if spec.head.layers is not None:
+        raise SpecError("spec.module takes the place of the head; remove spec.head.layers or spec.module.")
+    if module.git is not None:
+        _check_password(module.git.url, "spec.module.git")
+        if ".." in module.git.path.split("/"):
+            raise SpecError(f"spec.module.git.path is {shown(module.git.path)}, which leaves the repository; remove ..")
+
+
 def _check_source(uri: str, claim_name: str | None, path: str) -> None:
     if claim_name is not None and not uri.startswith("file:"):
         raise SpecError(f"{path}.claimName is {shown(claim_name)} but {path}.uri is no file URI; remove one of them.")
-    if "@" in uri.split("://", 1)[1].split("/", 1)[0]:
+    _check_password(uri, path, "uri")
+
+
+def _check_password(address: str, path: str, field: str = "url") -> None:
+    if "@" in address.split("://", 1)[1].split("/", 1)[0]:
         # The value itself is left out: it may hold a password, and the sentence ends in logs and status.
-        raise SpecError(f"{path}.uri carries a user name or a password; remove the part before the @.")
+        raise SpecError(f"{path}.{field} carries a user name or a password; remove the part before the @.")

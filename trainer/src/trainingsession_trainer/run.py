@@ -47,11 +47,12 @@ def run_attempt(
     gpus_required: bool | None = None,
     memory_limit: int | None = None,
     disk_limit: int | None = None,
+    hidden: tuple[Path, ...] = (),
 ) -> None:
     """Run one attempt of the session in `document`; raises TrainerError after leaving its sentence in the record.
 
     Whether GPUs that are held must be usable is said by the environment where `gpus_required` is not given;
-    `memory_limit` and `disk_limit` are the pod's, in bytes.
+    `memory_limit` and `disk_limit` are the pod's, in bytes; a module's process does not see the `hidden` folders.
     """
     identity = parse_identity(document)
     record = SessionRecord(database, identity.uid, attempt, stop)
@@ -72,7 +73,10 @@ def run_attempt(
         ):
             disk = Disk(work, disk_limit)
             features = SessionFeatures(session, database, use, Path(folder), reporter, stop, memory_limit, disk)
-            run_session(session, features, database, record, Path(folder), reporter, stop, task)
+            if session.spec.module is not None:
+                run_own_python(session, features, database, record, Path(folder), reporter, stop, task, hidden)
+            else:
+                run_session(session, features, database, record, Path(folder), reporter, stop, task)
     except TrainerError as error:
         record.fail(error.exit_code, str(error), error.reason)
         raise
@@ -127,6 +131,7 @@ def run_session(
         f"Accuracy {evaluation.accuracy:.4f} on {samples['test']:,} test images (95 % interval {low:.4f} to "
         f"{high:.4f}; {evaluation.baseline:.4f} for always naming the commonest class)"
     )
+    reporter.result({"test_accuracy": evaluation.accuracy} | metrics_of(evaluation, history))
 
     record.measured(evaluation.accuracy)
     reporter.phase("Publishing")
@@ -160,6 +165,54 @@ def run_session(
     else:
         reporter.info("An earlier attempt has published the result already; this one's is dropped")
     trained.checkpoints.remove()
+
+
+def run_own_python(
+    session: Session,
+    features: SessionFeatures,
+    database: Database[Document],
+    record: SessionRecord,
+    folder: Path,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+    task: Task,
+    hidden: tuple[Path, ...],
+) -> None:
+    """Extract, run the user's module, evaluate, publish; raises TrainerError."""
+    from .modules import session as own
+
+    module = session.spec.module
+    assert module is not None  # noqa: S101 - the caller has looked
+    reporter.info(f"Session {session.namespace}/{session.name}: {describe(session)}, head by {module.entry_point}")
+    reporter.phase("Extracting")
+    running = own.Running(session, module, folder, reporter, stop, hidden)
+    own.fetch(running)
+    base = None
+    if module.input == "images":
+        if task is Task.EXTRACT:
+            record.extracted({})
+            return
+        handed = own.hand_images(running)
+        record.describe(handed.samples, {})
+    elif task is Task.EXTRACT:
+        stored = features.stored(lambda shape, classes: None)
+        record.describe({}, _facts(features.summary(stored)), features.check(stored))
+        record.extracted(stored.keys)
+        return
+    else:
+        stored_only = task is Task.TRAIN
+        known = record.extracted_sets() if stored_only else {}
+        prepared = features.prepare(lambda shape, classes: None, stored_only=stored_only, known=known)
+        _check_parts(prepared)
+        handed = own.hand_features(running, prepared)
+        record.describe(handed.samples, _facts(prepared.summary), prepared.warnings)
+        build = prepared.base
+        base = lambda: build().pixels_model()  # noqa: E731
+        # What was read into memory is in the module's files now, and the module needs the room.
+        del prepared
+    reporter.phase("Training")
+    predictions = own.train(running, handed)
+    own.publish(running, handed, predictions, base, database, record)
 
 
 def help_extracting(

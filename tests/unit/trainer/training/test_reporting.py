@@ -51,7 +51,7 @@ def test_an_epoch_line_says_figures_and_what_remains(parts) -> None:
     reporter.phase("Training")
     reporter.epoch(7, 20, {"loss": 0.5, "accuracy": 0.75, "val_loss": 0.6, "val_accuracy": 0.7}, 4.0, 1200)
     assert out.getvalue() == (
-        "2030-01-02T12:00:00Z Epoch  7/20  loss 0.5000  accuracy 0.7500  val loss 0.6000  val accuracy 0.7000"
+        "2030-01-02T12:00:00Z Epoch  7/20  loss=0.5000  accuracy=0.7500  val_loss=0.6000  val_accuracy=0.7000"
         "  4.0 s  52 s remaining\n"
     )
     assert sink.written == [("Training", {"percent": 0})]

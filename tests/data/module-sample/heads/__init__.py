@@ -1,0 +1,1 @@
+"""Heads of our own; the trainer calls the functions of its modules."""
