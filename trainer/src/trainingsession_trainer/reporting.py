@@ -51,8 +51,7 @@ class Reporter:
     def info(self, text: str) -> None:
         """Write one line. Control characters of user-supplied text are shown, not sent to the terminal."""
         clean = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-        self._out.write(f"{self._now():%Y-%m-%dT%H:%M:%SZ} {clean}\n")
-        self._out.flush()
+        self._write(f"{self._now():%Y-%m-%dT%H:%M:%SZ} {clean}")
 
     def phase(self, name: str) -> None:
         """Enter a phase; its progress starts at nothing."""
@@ -113,6 +112,10 @@ class Reporter:
             "metrics": [{"name": name, "value": value} for name, value in figures.items()],
         }
         self._record(self._epochs, force=epoch == epochs)
+
+    def _write(self, line: str) -> None:
+        self._out.write(line + "\n")
+        self._out.flush()
 
     def _line_is_due(self, kind: str) -> bool:
         now = self._clock()
