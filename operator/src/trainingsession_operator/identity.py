@@ -21,11 +21,14 @@ def identity(session: Session, image: str) -> str | None:
     recipe = recipe_digest(session.spec)
     if recipe is None:
         return None
+    exports = (session.spec.get("artifacts") or {}).get("exports")
     decides = {
         "version": VERSION,
         "recipe": recipe,
         "dataset": {name: session.spec["dataset"].get(name) for name in DATASET},
         "image": image,
+        # None asks for the image's own default.
+        "exports": None if exports is None else sorted(exports),
         **{name: session.spec.get(name) for name in EXPERIMENT},
     }
     text = json.dumps(plain(decides), sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,21 @@ def test_the_printed_command_fetches_the_model(first, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (folder / "model.keras").read_bytes()[:2] == b"PK"
     assert "sha256" in done.stdout
+
+
+def test_a_finished_session_gives_its_model_in_other_forms(first, folder: Path) -> None:
+    made = trainer(folder, "export", "quick", "--format", "saved-model", "--data", "data", "--output", "served.tar")
+    assert made.returncode == 0, made.stderr
+    with tarfile.open(folder / "served.tar") as archive:
+        assert "1/saved_model.pb" in archive.getnames()
+
+
+def test_what_cannot_be_exported_is_said(first, folder: Path) -> None:
+    unknown = trainer(folder, "export", "slow", "--format", "onnx", "--data", "data")
+    assert unknown.returncode == 64
+    assert unknown.stderr.strip() == "There is no finished session slow in the database; look at its name."
+    elsewhere = trainer(folder, "export", "quick", "--format", "onnx", "--data", "nowhere")
+    assert elsewhere.stderr.strip() == "nowhere holds no sessions; name their folder with --data."
 
 
 LONG = {"epochs": 80, "batchSize": 8}

@@ -60,6 +60,8 @@ def test_the_record_tells_what_the_status_shows(digits, record_of) -> None:
     metrics = {metric["name"]: metric["value"] for metric in record["result"]["metrics"]}
     assert metrics["test_accuracy_low"] < record["result"]["accuracy"] < metrics["test_accuracy_high"]
     assert 0.9 < metrics["validation_accuracy"] <= 1.0
+    assert record["result"]["validationAccuracy"] == metrics["validation_accuracy"]
+    assert record["result"]["evaluation"]["baseline"] < 0.2 < record["result"]["evaluation"]["macroF1"]
 
 
 def test_every_artifact_is_there_with_its_digest(digits, record_of, storage) -> None:

@@ -48,6 +48,18 @@ OPTIMIZERS = (
     "sgd",
 )
 
+EXPORTS = (
+    "keras",
+    "savedModel",
+    "onnx",
+    "predictions",
+    "tensorBoard",
+    "pictures",
+    "doubtfulLabels",
+    "learningCurve",
+)
+DEFAULT_EXPORTS = tuple(name for name in EXPORTS if name not in ("savedModel", "onnx"))
+
 _CLASS_NAME = r"\A[A-Z][A-Za-z0-9]{1,63}\Z"
 _CONTROLLER = r"\A[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?\Z"
 _DNS_NAME = r"\A[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z"
@@ -151,6 +163,7 @@ class Training:
     epochs: int = accepts(20, minimum=1, maximum=10000)
     restore_best: bool = True
     seed: int = accepts(0, minimum=0, maximum=4294967295)
+    repeats: int = accepts(1, minimum=1, maximum=100)
 
 
 @dataclass(frozen=True)
@@ -202,9 +215,15 @@ class RunPolicy:
 
 @dataclass(frozen=True)
 class Artifacts:
-    """What becomes of the artifacts later; without meaning to the trainer."""
+    """What is made beside the files that every session leaves; the policy has no meaning to the trainer."""
 
     deletion_policy: str = accepts("Retain", enum=("Retain", "Delete"))
+    exports: tuple[str, ...] | None = accepts(None, enum=EXPORTS, max_items=8)
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The exports to make."""
+        return DEFAULT_EXPORTS if self.exports is None else self.exports
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from gridfs import GridFSBucket
+from gridfs import GridFSBucket, GridOut
 from gridfs.errors import CorruptGridFile, NoFile
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
@@ -19,6 +19,7 @@ from pymongo.errors import PyMongoError
 from .config import Session
 from .embedded import embedded_mongod
 from .errors import DataError, SpecError, Stopped, StorageError, TrainerError
+from .exports import MODEL_FILES
 from .local_store import COLUMNS, LocalSession, delete, open_record, read_result, read_sessions, row, rows
 from .mongodb import Document, connect, read_setting, storage_error
 from .reporting import Reporter
@@ -146,41 +147,58 @@ def open_database(mongodb: str | None, data: Path, reporter: Reporter | None = N
 def download(artifact: str, mongodb: str | None, data: Path, output: Path | None) -> None:
     """Write the newest artifact called "<session>/<file>" and check its SHA-256; raises DataError, SpecError."""
     target = output or Path(artifact.rpartition("/")[2])
-    partial = target.with_name(target.name + ".part")
     with _existing_database(mongodb, data) as database:
         bucket = GridFSBucket(database, "artifacts")
         try:
-            with bucket.open_download_stream_by_name(artifact) as stream, partial.open("wb") as file:
-                digest = hashlib.sha256()
-                while piece := stream.read(_PIECE_BYTES):
-                    digest.update(piece)
-                    file.write(piece)
-                wanted = (stream.metadata or {}).get("sha256")
+            wanted = fetch(lambda: bucket.open_download_stream_by_name(artifact), artifact, target)
         except NoFile as error:
-            partial.unlink(missing_ok=True)
             known = ", ".join(sorted({str(file.filename) for file in bucket.find({}, limit=50)})) or "none"
             raise SpecError(f"There is no artifact {artifact}; there are: {known}.") from error
-        except CorruptGridFile as error:
-            partial.unlink()
-            raise DataError(f"{artifact} is damaged in the database ({error}); train again.") from error
-        except PyMongoError as error:
-            partial.unlink(missing_ok=True)
-            raise storage_error(error, f"read {artifact}") from error
-        except OSError as error:
-            raise SpecError(f"{partial} cannot be written ({error.strerror}); choose another --output.") from error
-    if digest.hexdigest() != wanted:
-        partial.unlink()
-        raise DataError(f"{artifact} is damaged in the database: its SHA-256 is not the published one; train again.")
-    partial.replace(target)
     _say(f"{target}  {target.stat().st_size:,} bytes  sha256 {wanted}")
 
 
 @contextlib.contextmanager
 def _existing_database(mongodb: str | None, data: Path) -> Iterator[Database[Document]]:
-    if mongodb is None and not (data / "mongodb").is_dir():
-        raise SpecError(f"{data} holds no sessions; name their folder with --data.")
+    check_data(mongodb, data)
     with open_database(mongodb, data) as database:
         yield database
+
+
+def check_data(mongodb: str | None, data: Path) -> None:
+    """Refuse a folder without an embedded MongoDB where one is to be read; raises SpecError."""
+    if mongodb is None and not (data / "mongodb").is_dir():
+        raise SpecError(f"{data} holds no sessions; name their folder with --data.")
+
+
+def fetch(open_stream: Callable[[], GridOut], artifact: str, target: Path) -> str:
+    """Write an artifact to `target` and check it; gives its SHA-256.
+
+    Raises NoFile, DataError, StorageError, SpecError.
+    """
+    partial = target.with_name(target.name + ".part")
+    try:
+        with open_stream() as stream, partial.open("wb") as file:
+            digest = hashlib.sha256()
+            while piece := stream.read(_PIECE_BYTES):
+                digest.update(piece)
+                file.write(piece)
+            wanted = (stream.metadata or {}).get("sha256")
+        if digest.hexdigest() != wanted:
+            raise DataError(
+                f"{artifact} is damaged in the database: its SHA-256 is not the published one; train again."
+            )
+        partial.replace(target)
+    except CorruptGridFile as error:
+        raise DataError(f"{artifact} is damaged in the database ({error}); train again.") from error
+    except NoFile:
+        raise
+    except PyMongoError as error:
+        raise storage_error(error, f"read {artifact}") from error
+    except OSError as error:
+        raise SpecError(f"{partial} cannot be written ({error.strerror}); choose another --output.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return str(wanted)
 
 
 def _connected(uri: str, name: str) -> Iterator[Database[Document]]:
@@ -200,10 +218,14 @@ def _print_artifacts(sessions: Sequence[Session], database: Database[Document], 
         for item in results[0]["artifacts"]:
             listed += [(item["name"], f"{item['bytes']:,}", item["id"], item["sha256"][:12] + "…")]
         _say(f"\n{table(listed)}")
+    files = {item["name"] for item in results[best]["artifacts"]}
+    model = next((name for name in MODEL_FILES.values() if name in files), None)
+    if model is None:
+        return
     program = f"{os.path.relpath(sys.executable)} -m trainingsession_trainer"
     which = "the model" if len(sessions) == 1 else "the best model"
     _say(f"\nTo get {which} (raw pixels in, probabilities out; class_names.json names them):")
-    _say(f"  {program} download {sessions[best].name}/model.keras {place}")
+    _say(f"  {program} download {sessions[best].name}/{model} {place}")
 
 
 def _say(text: str) -> None:

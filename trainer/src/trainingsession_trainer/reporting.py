@@ -43,6 +43,7 @@ class Reporter:
         self._sink_failed = False
         self._done: dict[str, int] = {}
         self._epochs: Mapping[str, Any] = {}
+        self._repeat, self._repeats = 0, 1
 
     def attach(self, sink: ProgressSink) -> None:
         """Write progress to `sink` from now on."""
@@ -92,9 +93,14 @@ class Reporter:
         seconds = (all_total - all_done) / rate if rate else None
         self._record({"percent": percent(all_done, all_total), "remainingSeconds": seconds, "imagesPerSecond": rate})
 
+    def repeat(self, done: int, total: int) -> None:
+        """Say how many of `total` trainings are done; the epochs that follow count over all of them."""
+        self._repeat, self._repeats = done, total
+
     def epoch(self, epoch: int, epochs: int, figures: Mapping[str, float], seconds: float, images: int) -> None:
         """Tell an epoch's figures; epochs count from 1, `images` were trained on in `seconds`."""
-        remaining = seconds * (epochs - epoch)
+        overall, total = self._repeat * epochs + epoch, self._repeats * epochs
+        remaining = seconds * (total - overall)
         width = len(str(epochs))
         words = [f"Epoch {epoch:>{width}}/{epochs}"]
         words += [f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.items()]
@@ -103,15 +109,15 @@ class Reporter:
             words.append(f"{duration(remaining)} remaining")
         self.info("  ".join(words))
         self._epochs = {
-            "epoch": epoch,
-            "epochs": epochs,
-            "percent": percent(epoch, epochs),
+            "epoch": overall,
+            "epochs": total,
+            "percent": percent(overall, total),
             "remainingSeconds": remaining,
             "loss": figures.get("loss"),
             "imagesPerSecond": images / seconds if seconds > 0 else None,
             "metrics": [{"name": name, "value": value} for name, value in figures.items()],
         }
-        self._record(self._epochs, force=epoch == epochs)
+        self._record(self._epochs, force=overall == total)
 
     def _write(self, line: str) -> None:
         self._out.write(line + "\n")

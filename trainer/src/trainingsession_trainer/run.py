@@ -16,19 +16,18 @@ from pymongo.database import Database
 
 from . import artifacts
 from .accelerators import check_accelerators
-from .checkpoints import Checkpoints
 from .config import Session, parse_identity, parse_session
 from .errors import AcceleratorError, DataError, SpecError, Stopped, TrainerError
-from .evaluation import evaluate, metrics_of
+from .evaluation import metrics_of
 from .feature_catalog import Use
 from .features import FeaturesSummary, PreparedFeatures, SessionFeatures, Validate
-from .head import build_head, standardize_from
+from .head import build_head
 from .mongodb import Document
 from .objective import check_training
 from .records import Published, Result, SessionRecord
+from .repeats import train_heads
 from .reporting import Reporter
 from .task import Task
-from .training import bind, fit_head
 
 IMAGE_VARIABLE = "TRAININGSESSION_IMAGE"
 
@@ -111,31 +110,12 @@ def run_session(
     record.describe(samples, _facts(prepared.summary))
 
     reporter.phase("Training")
-    # Keras draws initial weights from the global seed; from here on every random number has one owner.
-    keras.utils.set_random_seed(spec.training.seed)
-    standardization = standardize_from(prepared.train) if spec.head.standardize else None
-    head = build_head(spec.head, prepared.feature_shape, len(prepared.class_names), standardization)
-    reporter.info(
-        f"Training the head ({head.count_params():,} weights) on {samples['train']:,} images, "
-        f"{samples['validation']:,} held back for validation"
-    )
-    checkpoints = Checkpoints(database, record, bind(session, prepared.summary.key), reporter, stop)
-    history = fit_head(
-        head,
-        spec.training,
-        prepared.train,
-        prepared.validation,
-        checkpoints=checkpoints,
-        reporter=reporter,
-        stop=stop,
-    )
-    if spec.training.restore_best and samples["validation"]:
-        reporter.info(f"Kept the weights of epoch {history.kept}, which has the lowest validation loss")
-
-    evaluation = evaluate(head, spec.training, prepared.test)
+    trained = train_heads(session, prepared, database, record, reporter, stop)
+    head, history, evaluation = trained.head, trained.history, trained.evaluation
     low, high = evaluation.interval
     reporter.info(
-        f"Accuracy {evaluation.accuracy:.4f} on {samples['test']:,} test images (95 % interval {low:.4f} to {high:.4f})"
+        f"Accuracy {evaluation.accuracy:.4f} on {samples['test']:,} test images (95 % interval {low:.4f} to "
+        f"{high:.4f}; {evaluation.baseline:.4f} for always naming the commonest class)"
     )
 
     record.measured(evaluation.accuracy)
@@ -147,16 +127,26 @@ def run_session(
         class_names=prepared.class_names,
         history=history,
         evaluation=evaluation,
+        exports=spec.artifacts.wanted,
+        say=reporter.info,
+        repeats=trained.repeats,
     )
     if stop():
         raise Stopped("Stopped before the result was published; the next attempt finds the features.")
     uploaded = artifacts.upload(database, session, paths, stop)
-    result = Result(evaluation.accuracy, metrics_of(evaluation, history), uploaded)
+    result = Result(
+        evaluation.accuracy,
+        metrics_of(evaluation, history),
+        uploaded,
+        evaluation.short(),
+        history.kept_epoch.figures.get("val_accuracy"),
+        trained.repeats,
+    )
     if artifacts.publish(database, record, result) is Published.BY_US:
         reporter.info(f"Published the accuracy and {len(uploaded)} artifacts; done")
     else:
         reporter.info("An earlier attempt has published the result already; this one's is dropped")
-    checkpoints.remove()
+    trained.checkpoints.remove()
 
 
 def help_extracting(
