@@ -52,12 +52,14 @@ types: sync ## Types of both members (mypy, strict)
 	@$(BIN)/mypy trainer/src/trainingsession_trainer
 
 .PHONY: generate
-generate: sync ## Write what is derived: the chart's copy of the CRD
+generate: sync ## Write what is derived from the CRD: the chart's copy and docs/spec.md
 	@PATH=$(CURDIR)/$(BIN):$$PATH charts/generate
+	@text=$$(PATH=$(CURDIR)/$(BIN):$$PATH docs/generate) && printf '%s\n' "$$text" > docs/spec.md
 
 .PHONY: verify
 verify: sync ## Check that what is derived is up to date
 	@PATH=$(CURDIR)/$(BIN):$$PATH charts/generate --check
+	@text=$$(PATH=$(CURDIR)/$(BIN):$$PATH docs/generate) && printf '%s\n' "$$text" | diff -u docs/spec.md - || { echo "docs/spec.md is out of date; run \`make generate\` and commit the result" >&2; exit 1; }
 
 .PHONY: test-fast
 test-fast: sync ## Unit and contract tests: no cluster, no TensorFlow, under 30 seconds

@@ -13,6 +13,7 @@ DOCUMENTS = (
     "docs/lifecycle.md",
     "docs/reasons.md",
     "docs/runbook.md",
+    "docs/spec.md",
     "tests/cluster/README.md",
 )
 

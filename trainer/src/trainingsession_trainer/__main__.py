@@ -44,6 +44,8 @@ class StopFlag:
         del frame
         self._set = True
         signal.signal(number, signal.SIG_DFL)
+        if number == signal.SIGINT and os.isatty(2):
+            os.write(2, b"\nStopping after what is being done now; Ctrl-C again ends at once.\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -114,10 +116,22 @@ def command_line() -> argparse.ArgumentParser:
     )
     parser.set_defaults(action=run_job)
     commands = parser.add_subparsers(title="without a cluster", metavar="COMMAND")
-    local = commands.add_parser("run", help="run a session from a YAML file, with an embedded MongoDB")
-    local.add_argument("file", type=Path, help="the TrainingSession as for kubectl apply")
+    local = commands.add_parser(
+        "run",
+        help="run the sessions of a YAML file, with an embedded MongoDB; one that was stopped goes on",
+    )
+    local.add_argument("file", type=Path, help="one or more TrainingSessions as for kubectl apply")
+    local.add_argument("--dry-run", action="store_true", help="say what would be reused, computed and trained")
     _add_storage(local)
     local.set_defaults(action=run_local)
+    listing = commands.add_parser("list", help="print the table of all sessions")
+    listing.add_argument("--sort-by", choices=("name", "accuracy"), default="name", help="(default %(default)s)")
+    _add_storage(listing)
+    listing.set_defaults(action=run_list)
+    deletion = commands.add_parser("delete", help="forget a session and delete its artifacts; features stay")
+    deletion.add_argument("name", help="the session's metadata.name")
+    _add_storage(deletion)
+    deletion.set_defaults(action=run_delete)
     download = commands.add_parser("download", help="fetch an artifact and check its SHA-256")
     download.add_argument("artifact", help="session and file, such as digits/model.keras")
     download.add_argument("--output", type=Path, metavar="FILE", help="where to write it (default: its own name)")
@@ -181,10 +195,26 @@ def run_job(options: argparse.Namespace, stop: StopFlag) -> None:
 
 
 def run_local(options: argparse.Namespace, stop: StopFlag) -> None:
-    """Run a session without a cluster."""
-    from .local import run_file
+    """Run the sessions of a file without a cluster, or say what that would do."""
+    from .local import plan_file, run_file
 
-    run_file(options.file, options.mongodb_uri, options.data, stop)
+    (plan_file if options.dry_run else run_file)(options.file, options.mongodb_uri, options.data, stop)
+
+
+def run_list(options: argparse.Namespace, stop: StopFlag) -> None:
+    """Print the table of a store."""
+    del stop
+    from .local import list_sessions
+
+    list_sessions(options.mongodb_uri, options.data, options.sort_by)
+
+
+def run_delete(options: argparse.Namespace, stop: StopFlag) -> None:
+    """Forget a session."""
+    del stop
+    from .local import delete_session
+
+    delete_session(options.name, options.mongodb_uri, options.data)
 
 
 def run_download(options: argparse.Namespace, stop: StopFlag) -> None:

@@ -145,12 +145,23 @@ class FeatureCatalog:
 
         Whether its shards are there, and whether this trainer would compute the same, is for the caller to see.
         """
+        known = self._latest(split, key=key, recipe=recipe)
+        if known is None or self._touch(known["_id"], recipe) is None:
+            return None
+        return self._stored(known, split)
+
+    def peek(self, split: str, recipe: str) -> StoredSet | None:
+        """Find a split's set by a recipe without using it: it may be removed the next moment."""
+        known = self._latest(split, key=None, recipe=recipe)
+        return None if known is None else self._stored(known, split)
+
+    def _latest(self, split: str, *, key: str | None, recipe: str | None) -> Document | None:
         there: Document = {"manifest": {"$exists": True}, "imageShape": {"$exists": True}}
         named = {"recipes": recipe} if key is None else {"_id": key}
         wanted: Document = {**named, "split": split, "evicting": None, **there}
-        known = self._do(lambda: self._sets.find_one(wanted, sort=[("lastUsedAt", -1)]), "find the features")
-        if known is None or self._touch(known["_id"], recipe) is None:
-            return None
+        return self._do(lambda: self._sets.find_one(wanted, sort=[("lastUsedAt", -1)]), "find the features")
+
+    def _stored(self, known: Document, split: str) -> StoredSet | None:
         count = int(known["images"])
         packed = self._read_manifest(known["manifest"], count * (4 + _DIGEST_BYTES))
         if packed is None:

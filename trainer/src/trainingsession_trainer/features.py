@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from itertools import compress
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import keras
 import numpy as np
@@ -226,7 +227,7 @@ class SessionFeatures:
         """Open the images and the base model and compute what is missing."""
         # The base model first: what is wrong with it is known before a byte of the data set is fetched.
         base, dataset = self._base, self._dataset
-        base = base.for_images(_common_shape(dataset, self._stop))
+        base = base.for_images(common_shape(dataset, self._stop))
         validate(base.feature_shape, dataset.class_names)
         subsets = ((dataset.train, self._spec.dataset.subset), (dataset.test, self._spec.dataset.test_subset))
         parts = []
@@ -278,7 +279,7 @@ class SessionFeatures:
         if split not in known and recipe is None:
             return None
         stored = self._catalog.find(split, key=known.get(split), recipe=recipe)
-        if stored is None or not _would_be_the_same(stored):
+        if stored is None or not would_be_the_same(stored):
             return None
         used, manifest = prefix(stored.found.images, subset), stored.manifest
         part = Part(stored.found, manifest.labels[:used], manifest.digests[:used], str(stored.description["order"]))
@@ -305,20 +306,26 @@ class SessionFeatures:
         )
 
     def _open_set(self, base: BaseModel, dataset: Dataset, split: Split) -> FeatureSet:
-        description = describe_set(base, split.name, split.order_digest)
-        shape = base.feature_shape
-        wanted = FeatureSet(key_of(description), split.name, len(split), images_per_shard(shape), shape)
+        wanted, description = wanted_set(base, split)
         manifest = Manifest(split.labels, split.digests, dataset.class_names, base.image_shape)
         return self._catalog.open(wanted, description, manifest, self._session.recipe, base.weights_file)
 
 
-def _would_be_the_same(stored: StoredSet) -> bool:
+def wanted_set(base: BaseModel, split: Split) -> tuple[FeatureSet, dict[str, Any]]:
+    """Name the set of a split's features by all that decides them; gives the set and what its key is made of."""
+    description = describe_set(base, split.name, split.order_digest)
+    shape = base.feature_shape
+    return FeatureSet(key_of(description), split.name, len(split), images_per_shard(shape), shape), description
+
+
+def would_be_the_same(stored: StoredSet) -> bool:
     """Whether this trainer would compute what is stored under the same recipe."""
     weights = stored.description.get("weights", {})
     same_draw = weights.get("keras", keras.__version__) == keras.__version__
     return stored.description.get("extractorVersion") == EXTRACTOR_VERSION and same_draw
 
 
-def _common_shape(dataset: Dataset, stop: Callable[[], bool]) -> Shape | None:
+def common_shape(dataset: Dataset, stop: Callable[[], bool]) -> Shape | None:
+    """Give the shape that all images have, None where they differ."""
     shape = dataset.train.common_shape(stop)
     return shape if shape is not None and shape == dataset.test.common_shape(stop) else None

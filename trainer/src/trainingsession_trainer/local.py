@@ -7,79 +7,125 @@ import hashlib
 import os
 import sys
 import tempfile
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
 from gridfs import GridFSBucket, GridOut
 from gridfs.errors import CorruptGridFile, NoFile
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
-from .config import KIND, Session, parse_session
+from .config import Session
 from .embedded import embedded_mongod
 from .errors import DataError, SpecError, Stopped, StorageError, TrainerError
-from .mongodb import Document, connect, patiently, read_setting, storage_error
-from .records import COLLECTION, create_record
+from .exports import MODEL_FILES
+from .local_store import COLUMNS, LocalSession, delete, open_record, read_result, read_sessions, row, rows
+from .mongodb import Document, connect, read_setting, storage_error
 from .reporting import Reporter
-from .structure import clip
+from .tables import table
 from .tensorflow_import import load_tensorflow
-from .yaml12 import load_all
+from .terminal import reporter_for
 
 DATABASE = "trainings_local"
-COLUMNS = ("NAME", "PHASE", "ACCURACY", "EPOCH", "DATASET", "SUBSET", "BASE", "OPTIMIZER", "AGE")
 _PIECE_BYTES = 1 << 20
 
 
 def run_file(path: Path, mongodb: str | None, data: Path, stop: Callable[[], bool]) -> None:
-    """Run the session in a YAML file and print its table; raises TrainerError."""
-    document = read_yaml(path)
-    session = parse_session(document)
-    reporter = Reporter(sys.stdout)
-    started = time.monotonic()
-    with open_database(mongodb, data, reporter) as database:
-        create_record(database, session.uid, session.namespace, session.name)
+    """Run the sessions in a YAML file one after the other and print their table; raises TrainerError.
+
+    One that fails does not keep the others from running; its error is raised at the end.
+    """
+    sessions = read_sessions(path)
+    failures: list[TrainerError] = []
+    with contextlib.ExitStack() as stack:
+        # Before any is run: a name that means another experiment is a mistake in the file.
+        with reporter_for(sys.stdout) as reporter:
+            database = stack.enter_context(open_database(mongodb, data, reporter))
+            finished = [open_record(database, entry) for entry in sessions]
+            try:
+                for entry, done in zip(sessions, finished):
+                    if done:
+                        reporter.info(f"Session {entry.session.name} has its result already; nothing to do.")
+                        continue
+                    failure = _run(entry, database, reporter, stop)
+                    if failure is not None and len(sessions) > 1:
+                        reporter.info(f"Session {entry.session.name} failed: {failure}")
+                    failures += [failure] if failure else []
+            except (Stopped, StorageError) as error:
+                failures.insert(0, error)
+        _say("\n" + table([COLUMNS, *(row(database, entry.session) for entry in sessions)]))
+        if failures:
+            if isinstance(failures[0], Stopped):
+                _say("\nThe same command again goes on from here.")
+            raise failures[0]
+        place = f"--data {data}" if mongodb is None else "--mongodb …"  # a URI may hold a password: not repeated
+        _print_artifacts([entry.session for entry in sessions], database, place)
+
+
+def _run(
+    local: LocalSession, database: Database[Document], reporter: Reporter, stop: Callable[[], bool]
+) -> TrainerError | None:
+    """Run one session to its end; gives the error of one that can never work, raises what stops all others too."""
+    if "keras" not in sys.modules:
         reporter.info("Loading TensorFlow")
         load_tensorflow()
-        from .run import run_attempt
+    import keras
 
-        try:
-            with tempfile.TemporaryDirectory(prefix="trainingsession-") as work:
-                run_attempt(
-                    document,
-                    database,
-                    str(uuid.uuid4()),
-                    work=Path(work),
-                    reporter=reporter,
-                    stop=stop,
-                    gpus_required=False,
-                )
-        except TrainerError:
-            _print_table(session, database, started)
-            raise
-        _print_table(session, database, started)
-        _print_artifacts(session, database, mongodb, data)
+    from .run import run_attempt
 
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read the one TrainingSession of a YAML file and give it the identity that a cluster would; raises SpecError."""
+    # Layers are counted per process; a session's files must not depend on those before it.
+    keras.backend.clear_session()
     try:
-        documents = [entry for entry in load_all(path.read_text("utf-8")) if entry is not None]
-    except OSError as error:
-        raise SpecError(f"{path} cannot be read ({error.strerror}); name a file with a {KIND}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} is not YAML ({clip(' '.join(str(error).split()))}); correct it.") from error
-    sessions = [entry for entry in documents if isinstance(entry, Mapping) and entry.get("kind") == KIND]
-    if len(sessions) != 1:
-        raise SpecError(f"{path} holds {len(sessions)} objects of kind {KIND}; it must hold exactly one.")
-    metadata = sessions[0].get("metadata")
-    if not isinstance(metadata, Mapping) or not isinstance(metadata.get("name"), str):
-        raise SpecError(f"{path} has no metadata.name; give the session a name.")
-    identity = {"namespace": "default", **metadata, "uid": str(uuid.uuid4())}
-    return {**sessions[0], "metadata": identity}
+        with tempfile.TemporaryDirectory(prefix="trainingsession-") as work:
+            run_attempt(
+                local.document,
+                database,
+                str(uuid.uuid4()),
+                work=Path(work),
+                reporter=reporter,
+                stop=stop,
+                gpus_required=False,
+            )
+    except (Stopped, StorageError):
+        raise
+    except TrainerError as error:
+        return error
+    return None
+
+
+def plan_file(path: Path, mongodb: str | None, data: Path, stop: Callable[[], bool]) -> None:
+    """Say what the sessions in a YAML file would do, without doing or storing anything; raises TrainerError."""
+    sessions = read_sessions(path)
+    reporter = Reporter(sys.stderr)
+    with contextlib.ExitStack() as stack:
+        database = None
+        if mongodb is not None or (data / "mongodb").is_dir():
+            database = stack.enter_context(open_database(mongodb, data, reporter))
+        load_tensorflow()
+        from .dry_run import dry_run
+
+        for entry in sessions:
+            result = read_result(database, entry.session) if database is not None else {}
+            with tempfile.TemporaryDirectory(prefix="trainingsession-") as work:
+                lines = dry_run(entry.session, database, Path(work), reporter, stop)
+            if result:
+                lines.append(f"  It has its result already, accuracy {result['accuracy']:.4f}: nothing would be done")
+            _say("\n".join(lines))
+    _say("Nothing was trained or stored.")
+
+
+def list_sessions(mongodb: str | None, data: Path, sort_by: str) -> None:
+    """Print the table of all sessions of a store; raises TrainerError."""
+    with _existing_database(mongodb, data) as database:
+        _say(table([COLUMNS, *rows(database, {}, sort_by)]))
+
+
+def delete_session(name: str, mongodb: str | None, data: Path) -> None:
+    """Forget a session with its artifacts; raises TrainerError."""
+    with _existing_database(mongodb, data) as database:
+        files = delete(database, name)
+    _say(f"Session {name} and {files} files are deleted; the features stay for other sessions.")
 
 
 @contextlib.contextmanager
@@ -101,8 +147,7 @@ def open_database(mongodb: str | None, data: Path, reporter: Reporter | None = N
 def download(artifact: str, mongodb: str | None, data: Path, output: Path | None) -> None:
     """Write the newest artifact called "<session>/<file>" and check its SHA-256; raises DataError, SpecError."""
     target = output or Path(artifact.rpartition("/")[2])
-    check_data(mongodb, data)
-    with open_database(mongodb, data) as database:
+    with _existing_database(mongodb, data) as database:
         bucket = GridFSBucket(database, "artifacts")
         try:
             wanted = fetch(lambda: bucket.open_download_stream_by_name(artifact), artifact, target)
@@ -110,6 +155,13 @@ def download(artifact: str, mongodb: str | None, data: Path, output: Path | None
             known = ", ".join(sorted({str(file.filename) for file in bucket.find({}, limit=50)})) or "none"
             raise SpecError(f"There is no artifact {artifact}; there are: {known}.") from error
     _say(f"{target}  {target.stat().st_size:,} bytes  sha256 {wanted}")
+
+
+@contextlib.contextmanager
+def _existing_database(mongodb: str | None, data: Path) -> Iterator[Database[Document]]:
+    check_data(mongodb, data)
+    with open_database(mongodb, data) as database:
+        yield database
 
 
 def check_data(mongodb: str | None, data: Path) -> None:
@@ -149,26 +201,6 @@ def fetch(open_stream: Callable[[], GridOut], artifact: str, target: Path) -> st
     return str(wanted)
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Align columns as kubectl does: three spaces between them, nothing after the last."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ("   ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
-    return "\n".join(lines)
-
-
-def age(seconds: float) -> str:
-    """Write an age as kubectl does: 95s, 3m20s, 12m."""
-    whole = int(seconds)
-    if whole < 120:
-        return f"{whole}s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 10:
-        return f"{minutes}m{rest}s" if rest else f"{minutes}m"
-    if minutes < 180:
-        return f"{minutes}m"
-    return f"{minutes // 60}h{minutes % 60}m" if minutes % 60 else f"{minutes // 60}h"
-
-
 def _connected(uri: str, name: str) -> Iterator[Database[Document]]:
     database = connect(uri, name)
     try:
@@ -177,47 +209,23 @@ def _connected(uri: str, name: str) -> Iterator[Database[Document]]:
         database.client.close()
 
 
-def _record(session: Session, database: Database[Document]) -> Document:
-    found = patiently(lambda: database[COLLECTION].find_one({"_id": session.uid}), "read the record")
-    if found is None:
-        raise StorageError(f"The record of session {session.uid} has vanished; the database was changed by another.")
-    return found
-
-
-def _print_table(session: Session, database: Database[Document], started: float) -> None:
-    record, spec = _record(session, database), session.spec
-    result, progress = record.get("result"), record.get("progress", {})
-    row = (
-        session.name,
-        _phase(record),
-        f"{result['accuracy']:.4f}" if result else "",
-        f"{progress['epoch']}/{progress['epochs']}" if "epoch" in progress else "",
-        spec.dataset.title,
-        f"{spec.dataset.subset.normalize():f}",
-        spec.base_model.name,
-        spec.training.optimizer.name,
-        age(time.monotonic() - started),
-    )
-    _say("\n" + table([COLUMNS, row]))
-
-
-def _phase(record: Document) -> str:
-    if "result" in record:
-        return "Succeeded"
-    stopped = record.get("failure", {}).get("exitCode") == Stopped.exit_code
-    return str(record.get("phase", "Pending")) if stopped else "Failed"
-
-
-def _print_artifacts(session: Session, database: Database[Document], mongodb: str | None, data: Path) -> None:
-    artifacts = _record(session, database)["result"]["artifacts"]
-    rows = [("ARTIFACT", "BYTES", "ID", "SHA256")]
-    rows += [(item["name"], f"{item['bytes']:,}", item["id"], item["sha256"][:12] + "…") for item in artifacts]
-    # A URI may hold a password, so it is not repeated.
-    place = f"--data {data}" if mongodb is None else "--mongodb …"
+def _print_artifacts(sessions: Sequence[Session], database: Database[Document], place: str) -> None:
+    """List the files of the only session, or name the best of several."""
+    results = [read_result(database, session) for session in sessions]
+    best = max(range(len(sessions)), key=lambda index: float(results[index]["accuracy"]))
+    if len(sessions) == 1:
+        listed = [("ARTIFACT", "BYTES", "ID", "SHA256")]
+        for item in results[0]["artifacts"]:
+            listed += [(item["name"], f"{item['bytes']:,}", item["id"], item["sha256"][:12] + "…")]
+        _say(f"\n{table(listed)}")
+    files = {item["name"] for item in results[best]["artifacts"]}
+    model = next((name for name in MODEL_FILES.values() if name in files), None)
+    if model is None:
+        return
     program = f"{os.path.relpath(sys.executable)} -m trainingsession_trainer"
-    _say(f"\n{table(rows)}\n")
-    _say("To get the model (raw pixels in, probabilities out; class_names.json names them):")
-    _say(f"  {program} download {session.name}/model.keras {place}")
+    which = "the model" if len(sessions) == 1 else "the best model"
+    _say(f"\nTo get {which} (raw pixels in, probabilities out; class_names.json names them):")
+    _say(f"  {program} download {sessions[best].name}/{model} {place}")
 
 
 def _say(text: str) -> None:

@@ -234,10 +234,13 @@ class SessionRecord:
         return Replaced(f"Attempt {self._attempt} was replaced by a newer one, which goes on; nothing is left to do.")
 
 
-def create_record(database: Database[Document], uid: str, namespace: str, name: str) -> None:
-    """Make the record where no operator does it: sessions without a cluster."""
+def create_record(
+    database: Database[Document], uid: str, namespace: str, name: str, *, spec: str | None = None
+) -> None:
+    """Make the record where no operator does it: sessions without a cluster. `spec` is what is asked for, as JSON."""
     fields = {"recordVersion": RECORD_VERSION, "namespace": namespace, "name": name, "deletionPolicy": "Retain"}
-    stage = {"$set": _literal(fields) | {"createdAt": "$$NOW"}}
+    known = fields if spec is None else {**fields, "spec": spec}
+    stage = {"$set": _literal(known) | {"createdAt": {"$ifNull": ["$createdAt", "$$NOW"]}}}
     patiently(lambda: database[COLLECTION].update_one({"_id": uid}, [stage], upsert=True), "create the record")
 
 

@@ -55,10 +55,9 @@ class Reporter:
     def info(self, text: str) -> None:
         """Write one line. Control characters of user-supplied text are shown, not sent to the terminal."""
         clean = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-        line = f"{self._now():%Y-%m-%dT%H:%M:%SZ} {clean}\n"
-        self._tail.append(line)
-        self._out.write(line)
-        self._out.flush()
+        line = f"{self._now():%Y-%m-%dT%H:%M:%SZ} {clean}"
+        self._tail.append(line + "\n")
+        self._write(line)
 
     def tail(self) -> str:
         """Give the last lines, at most TAIL_LINES."""
@@ -132,6 +131,10 @@ class Reporter:
     def result(self, figures: Mapping[str, float]) -> None:
         """Tell the session's last figures, as Katib's metrics collector reads them."""
         self.info("  ".join(["Result", *_figures(figures)]))
+
+    def _write(self, line: str) -> None:
+        self._out.write(line + "\n")
+        self._out.flush()
 
     def _line_is_due(self, kind: str) -> bool:
         now = self._clock()

@@ -14,9 +14,11 @@ from pymongo.errors import AutoReconnect, OperationFailure, ServerSelectionTimeo
 from trainingsession_trainer import mongodb
 from trainingsession_trainer.__main__ import StopFlag, limit_threads, main, read_limit, say_goodbye
 from trainingsession_trainer.accelerators import judge
+from trainingsession_trainer.config import parse_spec
 from trainingsession_trainer.errors import AcceleratorError, SpecError, Stopped, StorageError
-from trainingsession_trainer.local import age, read_yaml, table
+from trainingsession_trainer.local_store import difference, phase, read_sessions
 from trainingsession_trainer.mongodb import connect, patiently, storage_error
+from trainingsession_trainer.tables import age, table
 
 
 @pytest.fixture
@@ -146,19 +148,70 @@ def test_a_bad_uri_never_shows_its_password() -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_session_without_a_cluster_gets_an_identity(tmp_path: Path) -> None:
-    file = tmp_path / "a.yaml"
-    file.write_text("kind: ConfigMap\n---\nkind: TrainingSession\nmetadata: {name: a}\nspec: {x: 1e-3}\n", "utf-8")
-    first, second = read_yaml(file), read_yaml(file)
-    assert first["metadata"]["namespace"] == "default"
-    assert first["metadata"]["uid"] != second["metadata"]["uid"]
-    assert first["spec"] == {"x": 0.001}
+SESSION = """
+apiVersion: trainingsession.dev/v1alpha1
+kind: TrainingSession
+metadata: {name: %s}
+spec:
+  dataset: {name: digits}
+  baseModel: {name: MobileNet, arguments: {dropout: 1e-3}}
+  training: {epochs: %s}
+"""
+
+
+def sessions(folder: Path, *texts: str):
+    file = folder / "a.yaml"
+    file.write_text("---".join(["kind: ConfigMap\n", *texts]), "utf-8")
+    return read_sessions(file)
+
+
+def test_a_session_without_a_cluster_is_known_by_its_name(tmp_path: Path) -> None:
+    (first,), (again,) = sessions(tmp_path, SESSION % ("a", 3)), sessions(tmp_path, SESSION % ("a", 4))
+    (other,) = sessions(tmp_path, SESSION % ("b", 3))
+    assert first.session.namespace == "default"
+    assert first.session.uid == again.session.uid != other.session.uid
+    assert first.session.spec.base_model.arguments == {"dropout": 0.001}
+
+
+def test_all_sessions_of_a_file_are_read_and_checked_before_any_is_run(tmp_path: Path) -> None:
+    found = sessions(tmp_path, SESSION % ("a", 3), SESSION % ("b", 3))
+    assert [entry.session.name for entry in found] == ["a", "b"]
+    with pytest.raises(SpecError, match=r"^b: spec\.training\.epochs is 0; it must be"):
+        sessions(tmp_path, SESSION % ("a", 3), SESSION % ("b", 0))
+    with pytest.raises(SpecError, match="holds 2 sessions called default/a; give each a name of its own"):
+        sessions(tmp_path, SESSION % ("a", 3), SESSION % ("a", 4))
+
+
+def test_what_changed_since_a_result_is_named_and_how_it_is_run_does_not_count() -> None:
+    def spec(**parts):
+        return parse_spec({"dataset": {"name": "digits"}, "baseModel": {"name": "ResNet50"}, **parts})
+
+    plain = spec()
+    assert difference(plain, spec(training={"epochs": 20}, resources={"gpus": 0}, suspend=True)) == ""
+    assert difference(plain, spec(training={"epochs": 3})) == "its spec.training.epochs was 20, not 3"
+    layers = {"layers": [{"type": "Dropout", "config": {"rate": 0.1}}]}
+    assert difference(plain, spec(head=layers)) == "its spec.head.layers was another"
+
+
+@pytest.mark.parametrize(
+    ("record", "word"),
+    [
+        ({}, "Pending"),
+        ({"phase": "Training", "attempt": "b", "failure": {"attempt": "a", "exitCode": 65}}, "Training"),
+        ({"phase": "Training", "attempt": "a", "failure": {"attempt": "a", "exitCode": 65}}, "Failed"),
+        ({"phase": "Training", "attempt": "a", "failure": {"attempt": "a", "exitCode": 75}}, "Suspended"),
+        ({"phase": "Publishing", "result": {}, "failure": {"exitCode": 1}}, "Succeeded"),
+    ],
+    ids=["new", "failed before and runs again", "failed", "stopped", "done"],
+)
+def test_the_phase_is_in_the_words_of_the_status(record, word: str) -> None:
+    assert phase(record) == word
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("kind: Pod", "holds 0 objects of kind TrainingSession"),
+        ("kind: Pod", "holds no object of kind TrainingSession"),
         ("kind: TrainingSession", "has no metadata.name"),
         ("a: [", "is not YAML"),
         (None, "cannot be read"),
@@ -169,7 +222,7 @@ def test_a_file_that_is_no_session_is_refused(tmp_path: Path, text: str | None, 
     if text is not None:
         file.write_text(text, "utf-8")
     with pytest.raises(SpecError, match=sentence):
-        read_yaml(file)
+        read_sessions(file)
 
 
 def test_the_table_is_aligned_as_kubectl_does() -> None:
@@ -178,7 +231,16 @@ def test_the_table_is_aligned_as_kubectl_does() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(95.9, "95s"), (120, "2m"), (200, "3m20s"), (720, "12m"), (3 * 3600, "3h"), (3 * 3600 + 60, "3h1m")],
+    [
+        (95.9, "95s"),
+        (120, "2m"),
+        (200, "3m20s"),
+        (720, "12m"),
+        (3 * 3600, "3h"),
+        (3 * 3600 + 60, "3h1m"),
+        (9 * 3600 + 60, "9h"),
+        (49 * 3600, "2d"),
+    ],
 )
 def test_ages_are_kubectls(seconds: float, words: str) -> None:
     assert age(seconds) == words

@@ -1,0 +1,33 @@
+"""The samples on a real API server: each is accepted, and means the same to the trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from kubernetes import client
+
+from trainingsession_trainer.config import parse_session
+from trainingsession_trainer.yaml12 import load_all
+
+SAMPLES = sorted((Path(__file__).parents[3] / "manifests/samples").glob("*.yaml"))
+
+
+def sessions(path: Path):
+    return [entry for entry in load_all(path.read_text("utf-8")) if entry and entry["kind"] == "TrainingSession"]
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_a_sample_is_accepted_and_the_trainer_takes_what_the_api_server_stores(api, namespace, path):
+    customs = client.CustomObjectsApi(api)
+    for document in sessions(path):
+        group, version = document["apiVersion"].split("/")
+        stored = customs.create_namespaced_custom_object(
+            group, version, namespace, "trainingsessions", document, dry_run="All", field_validation="Strict"
+        )
+        assert parse_session(stored).name == document["metadata"]["name"]
+
+
+def test_no_two_samples_have_the_same_name():
+    names = [document["metadata"]["name"] for path in SAMPLES for document in sessions(path)]
+    assert len(names) == len(set(names))
