@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote_plus, unquote_plus, urlsplit
@@ -10,6 +11,7 @@ from urllib.parse import quote_plus, unquote_plus, urlsplit
 from bson.errors import BSONError
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
+from pymongo.server_type import SERVER_TYPE
 from pymongo.uri_parser import parse_uri
 
 from .errors import StartError, StorageUnavailableError, driver_words
@@ -18,6 +20,14 @@ SELECTION_MS = 5_000
 SOCKET_MS = 20_000
 
 Document = dict[str, Any]
+
+STATES = {
+    SERVER_TYPE.RSPrimary: "primary",
+    SERVER_TYPE.RSSecondary: "secondary",
+    SERVER_TYPE.RSArbiter: "arbiter",
+    SERVER_TYPE.Unknown: "unreachable",
+}
+"""What the driver calls a member → what the metric calls it; everything else is other (starting, rolling back)."""
 
 
 def connect(uri: str) -> MongoClient[Document]:
@@ -42,6 +52,26 @@ def connect(uri: str) -> MongoClient[Document]:
         raise StartError(
             f"the MongoDB URI cannot be used ({type(error).__name__}); check its form and hosts"
         ) from error
+
+
+def member_states(client: MongoClient[Document]) -> dict[str, int]:
+    """How many members of the replica set are in each of STATES, as the driver's monitor last saw them; asks nobody."""
+    seen = Counter(
+        STATES.get(one.server_type, "other") for one in client.topology_description.server_descriptions().values()
+    )
+    return {state: seen[state] for state in ("primary", "secondary", "arbiter", "other", "unreachable")}
+
+
+def disk_of(client: MongoClient[Document]) -> tuple[int, int] | None:
+    """Used and all bytes of the file system under the primary's data; None where the server does not tell.
+
+    Servers that are shared with others (Atlas' small ones) leave it out or refuse the question.
+    """
+    try:
+        told = client.admin.command("dbStats")
+        return int(told["fsUsedSize"]), int(told["fsTotalSize"])
+    except (PyMongoError, KeyError, TypeError, ValueError):
+        return None
 
 
 @contextlib.contextmanager

@@ -116,3 +116,40 @@ def test_a_spec_of_another_schema_is_taken_in_like_any_other(intake, spec):
 def test_a_status_of_another_schema_is_left_to_the_look(intake, status):
     intake.told({"type": "ADDED", "object": {**resource("Pending", finished=False), "status": status}})
     assert len(intake.queue) == 1
+
+
+def pending(metrics: Metrics, intake: Intake) -> float | None:
+    metrics.follow_waiting(intake.index.longest_pending)
+    return metrics.registry.get_sample_value("trainingsession_longest_pending_seconds", {"namespace": "a"})
+
+
+LONG_AGO = "2020-01-01T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("phase", "conditions", "waits"),
+    [
+        ("Pending", [], True),
+        ("Pending", [{"type": "Running", "status": "False", "lastTransitionTime": LONG_AGO}], True),
+        ("Pending", [{"type": "QuotaReserved", "status": "False", "lastTransitionTime": LONG_AGO}], False),
+        ("Training", [{"type": "Running", "status": "True", "lastTransitionTime": LONG_AGO}], False),
+        ("Suspended", [], False),
+        ("Pending", [{"type": "Running", "status": "False", "lastTransitionTime": "yesterday"}], False),
+    ],
+)
+def test_only_a_pending_session_outside_of_a_queue_waits(intake, metrics, phase, conditions, waits):
+    one = resource(phase, finished=False)
+    one["metadata"]["creationTimestamp"] = LONG_AGO
+    one["status"]["conditions"] += conditions
+    intake.told({"type": "ADDED", "object": one})
+    assert (pending(metrics, intake) > 0) is waits
+
+
+@pytest.mark.parametrize(("reason", "counted"), [("OutOfMemory", "OutOfMemory"), ("written by hand", "Other")])
+def test_a_failure_is_counted_by_its_reason(intake, metrics, reason, counted):
+    intake.told({"type": "ADDED", "object": resource("Training", finished=False)})
+    failed = resource("Failed", finished=True)
+    failed["status"]["conditions"].append({"type": "Failed", "status": "True", "reason": reason})
+    intake.told({"type": "MODIFIED", "object": failed})
+    labels = {"namespace": "a", "reason": counted}
+    assert metrics.registry.get_sample_value("trainingsession_failed_total", labels) == 1
