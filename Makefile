@@ -9,6 +9,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/trainingsession
 UV := $(CACHE)/uv-$(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements/uv.txt)/bin/uv
 VENV := .venv
 BIN := $(VENV)/bin
+CHECKERS := .venv-checkers
 # Trust the certificates that the machine trusts.
 export UV_SYSTEM_CERTS := 1
 export UV_PROJECT_ENVIRONMENT := $(VENV)
@@ -56,8 +57,23 @@ generate: sync ## Write what is derived: the chart's copy of the CRD
 	@PATH=$(CURDIR)/$(BIN):$$PATH charts/generate
 
 .PHONY: verify
-verify: sync ## Check that what is derived is up to date
+verify: sync $(CHECKERS)/.synced ## Check that what is derived is up to date, and what bandit, checkov, hadolint and actionlint find
 	@PATH=$(CURDIR)/$(BIN):$$PATH charts/generate --check
+	@CHECKERS=$(CURDIR)/$(CHECKERS)/bin tests/checkers/run
+
+$(CHECKERS)/.synced: requirements/checkers.txt | $(UV)
+	@echo "installing the tools that judge security into $(CHECKERS)"
+	@test -x $(CHECKERS)/bin/python || $(UV) venv --quiet --python $(PYTHON) $(CHECKERS)
+	@$(UV) pip sync --quiet --python $(CHECKERS) --require-hashes requirements/checkers.txt
+	@touch $@
+
+.PHONY: audit
+audit: $(CHECKERS)/.synced ## Known vulnerabilities of every pinned package; asks PyPI's database, so it needs the internet
+	@for name in operator trainer-cpu trainer-cuda; do echo "requirements/$$name.txt"; $(CHECKERS)/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes --requirement requirements/$$name.txt; done
+
+.PHONY: sbom
+sbom: $(CHECKERS)/.synced ## Bills of materials (CycloneDX) of both images' Python packages, written to .sbom/
+	@$(CHECKERS)/bin/python requirements/sbom .sbom --cyclonedx $(CHECKERS)/bin/cyclonedx-py
 
 .PHONY: test-fast
 test-fast: sync ## Unit and contract tests: no cluster, no TensorFlow, under 30 seconds
