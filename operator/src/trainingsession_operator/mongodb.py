@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -100,14 +101,14 @@ def check_uri(uri: str) -> str:
     return "" if named else f"The MongoDB URI is not valid; use one such as {example}."
 
 
-def tenant_uri(server: str, database: str, password: str) -> str:
+def tenant_uri(server: str, database: str, user: str, password: str) -> str:
     """Give the URI of a namespace's own user, for the same hosts and options as the administrator's."""
     parts = urlsplit(server)
     hosts = parts.netloc.rpartition("@")[2]
     options = [o for o in parts.query.split("&") if o and not o.lower().startswith(("authsource=", "authmechanism"))]
     options.append(f"authSource={database}")
-    user = f"{quote_plus(database)}:{quote_plus(password)}"
-    return f"{parts.scheme}://{user}@{hosts}/{database}?{'&'.join(options)}"
+    credentials = f"{quote_plus(user)}:{quote_plus(password)}"
+    return f"{parts.scheme}://{credentials}@{hosts}/{database}?{'&'.join(options)}"
 
 
 def shared_uri(server: str, database: str) -> str:
@@ -117,11 +118,15 @@ def shared_uri(server: str, database: str) -> str:
     return parts._replace(path=f"/{database}", query="&".join(filter(None, (parts.query, source)))).geturl()
 
 
-def password_in(uri: str, database: str) -> str:
-    """Password of the namespace's own user in `uri`; empty where the URI is not the one that the operator writes."""
+def credentials_in(uri: str, database: str) -> tuple[str, str]:
+    """User and password of the namespace in `uri`; both empty where the URI is not one that the operator writes.
+
+    The first user is called like the database, and after a rotation DATABASE.8-HEXADECIMAL-DIGITS.
+    """
     try:
         parts = urlsplit(uri)
-        user, password = parts.username, parts.password
+        user, password = unquote_plus(parts.username or ""), unquote_plus(parts.password or "")
     except ValueError:
-        return ""
-    return unquote_plus(password) if password and user == quote_plus(database) else ""
+        return "", ""
+    ours = re.fullmatch(rf"{re.escape(database)}(\.[0-9a-f]{{8}})?", user)
+    return (user, password) if ours and password else ("", "")
