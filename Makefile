@@ -45,7 +45,7 @@ lint: sync ## Style of Python, shell and YAML, and the direction of imports
 	@$(BIN)/ruff format --check --quiet . || { echo "run .venv/bin/ruff format ." >&2; exit 1; }
 	@$(BIN)/lint-imports --no-logo
 	@git ls-files | xargs grep -lE '^#!.*\b(ba)?sh\b' -- 2>/dev/null | xargs $(BIN)/shellcheck
-	@$(BIN)/yamllint --strict manifests charts/trainingsession/values.yaml charts/trainingsession/Chart.yaml
+	@$(BIN)/yamllint --strict manifests charts/trainingsession/values.yaml charts/trainingsession/Chart.yaml .github
 
 .PHONY: types
 types: sync ## Types of both members (mypy, strict)
@@ -59,6 +59,7 @@ generate: sync ## Write what is derived: the chart's copy of the CRD
 .PHONY: verify
 verify: sync $(CHECKERS)/.synced ## Check that what is derived is up to date, and what bandit, checkov, hadolint and actionlint find
 	@PATH=$(CURDIR)/$(BIN):$$PATH charts/generate --check
+	@release/version
 	@CHECKERS=$(CURDIR)/$(CHECKERS)/bin tests/checkers/run
 
 $(CHECKERS)/.synced: requirements/checkers.txt | $(UV)
@@ -74,6 +75,10 @@ audit: $(CHECKERS)/.synced ## Known vulnerabilities of every pinned package; ask
 .PHONY: sbom
 sbom: $(CHECKERS)/.synced ## Bills of materials (CycloneDX) of both images' Python packages, written to .sbom/
 	@$(CHECKERS)/bin/python requirements/sbom .sbom --cyclonedx $(CHECKERS)/bin/cyclonedx-py
+
+.PHONY: release-check
+release-check: ## Whether a version can be tagged: the same everywhere, in the changelog, all derived, the chart below 100 KB
+	@release/check
 
 .PHONY: test-fast
 test-fast: sync ## Unit and contract tests: no cluster, no TensorFlow, under 30 seconds

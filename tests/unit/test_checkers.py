@@ -33,7 +33,7 @@ def test_a_bill_of_materials_names_every_pinned_package_with_its_hashes(repo, tm
         packages = [one for one in bill["components"] if one["type"] == "library"]
         assert {(one["name"], one["version"]) for one in packages} == set(pinned)
         assert all(one["externalReferences"][0]["hashes"] for one in packages)
-        assert bill["metadata"]["component"]["version"] == "0.1.0"
+        assert bill["metadata"]["component"]["version"] == (repo / "VERSION").read_text().strip()
         (base,) = [one for one in bill["components"] if one["type"] == "container"]
         assert (
             f"ARG BASE_IMAGE={base['name']}:{base['version']}\n"
