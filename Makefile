@@ -9,6 +9,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/trainingsession
 UV := $(CACHE)/uv-$(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements/uv.txt)/bin/uv
 VENV := .venv
 BIN := $(VENV)/bin
+CHECKERS := .venv-checkers
 # Trust the certificates that the machine trusts.
 export UV_SYSTEM_CERTS := 1
 export UV_PROJECT_ENVIRONMENT := $(VENV)
@@ -44,7 +45,7 @@ lint: sync ## Style of Python, shell and YAML, and the direction of imports
 	@$(BIN)/ruff format --check --quiet . || { echo "run .venv/bin/ruff format ." >&2; exit 1; }
 	@$(BIN)/lint-imports --no-logo
 	@git ls-files | xargs grep -lE '^#!.*\b(ba)?sh\b' -- 2>/dev/null | xargs $(BIN)/shellcheck
-	@$(BIN)/yamllint --strict manifests charts/trainingsession/values.yaml charts/trainingsession/Chart.yaml
+	@$(BIN)/yamllint --strict manifests charts/trainingsession/values.yaml charts/trainingsession/Chart.yaml .github
 
 .PHONY: types
 types: sync ## Types of both members (mypy, strict)
@@ -57,9 +58,29 @@ generate: sync ## Write what is derived from the CRD: the chart's copy and docs/
 	@text=$$(PATH=$(CURDIR)/$(BIN):$$PATH docs/generate) && printf '%s\n' "$$text" > docs/spec.md
 
 .PHONY: verify
-verify: sync ## Check that what is derived is up to date
+verify: sync $(CHECKERS)/.synced ## Check that what is derived is up to date, and what bandit, checkov, hadolint and actionlint find
 	@PATH=$(CURDIR)/$(BIN):$$PATH charts/generate --check
 	@text=$$(PATH=$(CURDIR)/$(BIN):$$PATH docs/generate) && printf '%s\n' "$$text" | diff -u docs/spec.md - || { echo "docs/spec.md is out of date; run \`make generate\` and commit the result" >&2; exit 1; }
+	@release/version
+	@CHECKERS=$(CURDIR)/$(CHECKERS)/bin tests/checkers/run
+
+$(CHECKERS)/.synced: requirements/checkers.txt | $(UV)
+	@echo "installing the tools that judge security into $(CHECKERS)"
+	@test -x $(CHECKERS)/bin/python || $(UV) venv --quiet --python $(PYTHON) $(CHECKERS)
+	@$(UV) pip sync --quiet --python $(CHECKERS) --require-hashes requirements/checkers.txt
+	@touch $@
+
+.PHONY: audit
+audit: $(CHECKERS)/.synced ## Known vulnerabilities of every pinned package; asks PyPI's database, so it needs the internet
+	@for name in operator trainer-cpu trainer-cuda; do echo "requirements/$$name.txt"; $(CHECKERS)/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes --requirement requirements/$$name.txt; done
+
+.PHONY: sbom
+sbom: $(CHECKERS)/.synced ## Bills of materials (CycloneDX) of both images' Python packages, written to .sbom/
+	@$(CHECKERS)/bin/python requirements/sbom .sbom --cyclonedx $(CHECKERS)/bin/cyclonedx-py
+
+.PHONY: release-check
+release-check: ## Whether a version can be tagged: the same everywhere, in the changelog, all derived, the chart below 100 KB
+	@release/check
 
 .PHONY: test-fast
 test-fast: sync ## Unit and contract tests: no cluster, no TensorFlow, under 30 seconds

@@ -45,6 +45,7 @@ def test_metrics_that_the_runbook_names_are_told(repo):
     metrics = Metrics()
     WorkQueue(lambda key: None, 0, metrics)
     metrics.follow_sessions(dict)
+    metrics.follow_waiting(dict)
     told = set(re.findall(r"^# TYPE (\w+) ", metrics.expose().decode(), re.MULTILINE))
     page = (repo / "docs/runbook.md").read_text()
     prefixes = "trainingsession|workqueue|rest_client|controller_runtime|mongodb|process"

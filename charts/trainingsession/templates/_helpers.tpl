@@ -127,3 +127,41 @@ capabilities:
   resources: [secrets]
   verbs: [create]
 {{- end -}}
+
+{{/* Labels of every trainer's pod, which the operator gives them. */}}
+{{- define "trainingsession.trainerLabels" -}}
+app.kubernetes.io/name: trainingsession-trainer
+app.kubernetes.io/managed-by: trainingsession-operator
+{{- end -}}
+
+{{/* The cluster's DNS, and the cache of it that a node may keep at a link-local address. */}}
+{{- define "trainingsession.dnsEgress" -}}
+- to:
+    - namespaceSelector:
+        matchLabels:
+          kubernetes.io/metadata.name: {{ .Values.networkPolicy.dnsNamespace }}
+    - ipBlock:
+        cidr: 169.254.20.10/32
+  ports:
+    - {port: 53, protocol: UDP}
+    - {port: 53, protocol: TCP}
+{{- end -}}
+
+{{/*
+Fails for a block that holds a cloud's metadata address. All addresses are taken, as those are left out of them; of others the first byte decides, since
+none is wider than /8.
+*/}}
+{{- define "trainingsession.checkCidr" -}}
+{{- $block := . | lower -}}
+{{- $length := splitList "/" $block | last | int -}}
+{{- $wide := and (ne $block "0.0.0.0/0") (ne $block "::/0") -}}
+{{- $bad := false -}}
+{{- if contains ":" $block -}}
+{{- $bad = or (lt $length 16) (and (regexMatch "^fd00:" $block) (lt $length 32)) (regexMatch "^fd00:0*ec2:" $block) (regexMatch "^(fe[89ab][0-9a-f]:|0*:|::)" $block) -}}
+{{- else -}}
+{{- $bad = or (lt $length 8) (and (regexMatch "^169\\." $block) (lt $length 16)) (hasPrefix "169.254." $block) (and (hasPrefix "168." $block) (lt $length 16)) (hasPrefix "168.63." $block) (and (hasPrefix "100." $block) (lt $length 16)) (hasPrefix "100.100." $block) -}}
+{{- end -}}
+{{- if and $wide $bad -}}
+{{- fail (printf "networkPolicy.trainerEgress: %s is too wide or holds a cloud's metadata address (169.254.169.254, fd00:ec2::254, 168.63.129.16, 100.100.100.200); name a smaller block, or 0.0.0.0/0 or ::/0, from which those are left out" .) -}}
+{{- end -}}
+{{- end -}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import kopf
@@ -15,7 +16,7 @@ from .metrics import Metrics
 from .newcomers import Newcomers
 from .queue import Key, WorkQueue
 from .resource import GROUP, KIND, PLURAL, VERSION, deletion_policy, is_ours, seconds_after_end
-from .status import is_finished
+from .status import failure, is_finished, pending_since
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Intake:
         metadata = resource["metadata"]
         key, generation = (metadata["namespace"], metadata["name"]), metadata.get("generation", 0)
         phase, finished = _state(resource)
-        known = Known(key, phase, generation, finished, told, is_ours(resource))
+        since = _pending_since(resource)
+        known = Known(key, phase, generation, finished, told, is_ours(resource), since)
         before = self.index.put(metadata["uid"], known)
         if known.live:
             # The API server is back, or the user changed the spec: what failed may work now.
@@ -69,7 +71,7 @@ class Intake:
             just_ended = before is not None and before.live
             if just_ended:
                 # Not at the first list of all: what ended before this process began was counted by another.
-                self.metrics.finished(key[0], resource["status"])
+                self.metrics.finished(key[0], resource["status"], failure(resource["status"]))
             if just_ended or seconds_after_end(resource) is not None:
                 # Perhaps not by our word; or it is to be deleted some time after its end.
                 self.queue.add(key)
@@ -117,6 +119,15 @@ def _state(resource: Mapping[str, Any]) -> tuple[str, bool]:
     except (AttributeError, TypeError):
         # Of another schema. The look at it says what is wrong, and is no loss to the others.
         return "Unknown", False
+
+
+def _pending_since(resource: Mapping[str, Any]) -> float | None:
+    """Give the time since which the session has been pending, in seconds since 1970; None where it is not."""
+    try:
+        since = pending_since(resource)
+        return datetime.fromisoformat(since).timestamp() if since else None
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _wake(intake: Intake, uid: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ class Known:
     """By the watch; False where only the audit found the session."""
     ours: bool = True
     """False where another controller looks after it."""
+    pending_since: float | None = None
+    """Seconds since 1970; None where it is not pending."""
 
     @property
     def live(self) -> bool:
@@ -88,3 +91,13 @@ class SessionIndex:
         """How many of our sessions there are in each namespace and phase."""
         with self._lock:
             return Counter((known.key[0], known.phase) for known in self._known.values() if known.ours)
+
+    def longest_pending(self) -> dict[str, float]:
+        """For how many seconds the oldest pending session of each namespace has waited; 0 where none is pending."""
+        now, longest = time.time(), dict[str, float]()
+        with self._lock:
+            for known in self._known.values():
+                if known.ours:
+                    waited = max(0.0, now - known.pending_since) if known.pending_since is not None else 0.0
+                    longest[known.key[0]] = max(waited, longest.get(known.key[0], 0.0))
+        return longest

@@ -27,7 +27,7 @@ from .records import Records
 from .settings import Settings
 from .status import is_finished
 from .storage import NamespaceDatabase, Pace
-from .tenants import DATABASE_NAME, NAMESPACE_CUT, database_name
+from .tenants import DATABASE_NAME, NAMESPACE_CUT, database_name, drop_replaced_users
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +169,9 @@ class StorageKeeper:
         ended = remove_ended_checkpoints(database, storage.server_time(database) - CHECKPOINT_GRACE, pace)
         if ended.bytes:
             self.swept(namespace, ended.bytes)
+        if self.settings.mongodb_users == "managed":
+            for user in drop_replaced_users(database):
+                log.info("namespace %s: user %s, replaced by a rotation, was dropped", namespace, user)
 
     def _keep_quota(self, namespace: str, database: NamespaceDatabase, quota: int, pace: Pace) -> None:
         # An eviction takes its time, so everything is looked at anew after each.

@@ -69,6 +69,7 @@ def run(settings: Settings) -> None:
     intake = Intake(queue, index, watchdog, metrics, forget, keeper.deleted, newcomers)
     audit = Audit(cluster, settings.namespaces, index, queue, metrics, intake.found)
     metrics.follow_sessions(index.census)
+    metrics.follow_waiting(index.longest_pending)
     metrics.follow_watch(lambda: watchdog.silence()[0])
 
     def record_changed(uid: str, progress_alone: bool) -> None:
@@ -140,6 +141,7 @@ class _Readiness:
                 log.log(logging.WARNING if reason else logging.INFO, reason or "MongoDB can be used")
             self._reason = reason
             self._metrics.mongodb(up=not reason)
+            self._metrics.replica_set(self._store.members(), None if reason else self._store.disk())
             stop.wait(PING_SECONDS if not reason else 1.0)
 
 

@@ -77,12 +77,26 @@ class Metrics:
             "trainingsession_finished", "Sessions that came to their end while this process ran.",
             ["namespace", "phase"], registry=registry,
         )  # fmt: skip
+        self._failed = Counter(
+            "trainingsession_failed", "Sessions that failed while this process ran, by the reason of their condition.",
+            ["namespace", "reason"], registry=registry,
+        )  # fmt: skip
         self._gpu_seconds = by_namespace("gpu_seconds", "Seconds for which ended sessions held GPUs, times GPUs.")
         self._gpu_saved = by_namespace("gpu_seconds_saved", "GPU-seconds that stored features spared ended sessions.")
         self._reused = by_namespace("features_reused", "Images of ended sessions whose features were stored already.")
         self._computed = by_namespace("features_computed", "Images whose features ended sessions computed.")
 
         self._mongodb_up = Gauge("mongodb_up", "1 while MongoDB can be used.", registry=registry)
+        self._members = Gauge(
+            "mongodb_members", "Members of MongoDB's replica set as the operator sees them.", ["state"],
+            registry=registry,
+        )  # fmt: skip
+        self._disk_used = Gauge(
+            "mongodb_disk_used_bytes", "Used bytes of the file system under the primary's data.", registry=registry
+        )
+        self._disk_size = Gauge(
+            "mongodb_disk_size_bytes", "Bytes of that file system; 0 where the server does not tell.", registry=registry
+        )
         self._stored = Gauge(
             "trainingsession_stored_bytes", "Bytes in MongoDB at the last round over the storage.",
             ["namespace", "bucket"], registry=registry,
@@ -126,6 +140,20 @@ class Metrics:
 
         self.registry.register(_Read(read))
 
+    def follow_waiting(self, waiting: Callable[[], Mapping[str, float]]) -> None:
+        """Tell for how many seconds the oldest pending session of each namespace has waited, when it is read."""
+
+        def read() -> Iterable[Metric]:
+            family = GaugeMetricFamily(
+                "trainingsession_longest_pending_seconds", "Wait of the oldest session in phase Pending.",
+                labels=["namespace"],
+            )  # fmt: skip
+            for namespace, seconds in waiting().items():
+                family.add_metric([namespace], seconds)
+            yield family
+
+        self.registry.register(_Read(read))
+
     def follow_watch(self, silence: Callable[[], float]) -> None:
         """Tell of the watch whenever the metrics are read; `silence` gives seconds."""
         self._silence.set_function(silence)
@@ -154,9 +182,11 @@ class Metrics:
         """A request waited for the operator's own limit."""
         self._throttled.observe(seconds)
 
-    def finished(self, namespace: str, status: Mapping[str, Any]) -> None:
-        """A session came to its end, with this status."""
+    def finished(self, namespace: str, status: Mapping[str, Any], failure: str = "") -> None:
+        """A session came to its end, with this status; `failure` is one of the operator's own reasons."""
         features = status.get("features") or {}
+        if failure:
+            self._failed.labels(namespace, failure).inc()
         self._finished.labels(namespace, status.get("phase") or "Failed").inc()
         for counter, amount in (
             (self._gpu_seconds, status.get("gpuSeconds")),
@@ -169,6 +199,14 @@ class Metrics:
     def mongodb(self, *, up: bool) -> None:
         """MongoDB was asked whether it can be used."""
         self._mongodb_up.set(up)
+
+    def replica_set(self, members: Mapping[str, int], disk: tuple[int, int] | None) -> None:
+        """How many members are in which state, and the used and all bytes under the primary's data, where known."""
+        for state, number in members.items():
+            self._members.labels(state).set(number)
+        if disk is not None:
+            self._disk_used.set(disk[0])
+            self._disk_size.set(disk[1])
 
     def measured(self, namespace: str, bucket: str, size: int) -> None:
         """A bucket of a namespace holds `size` bytes."""

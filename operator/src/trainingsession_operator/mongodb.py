@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote_plus, unquote_plus, urlsplit
@@ -10,6 +12,7 @@ from urllib.parse import quote_plus, unquote_plus, urlsplit
 from bson.errors import BSONError
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
+from pymongo.server_type import SERVER_TYPE
 from pymongo.uri_parser import parse_uri
 
 from .errors import StartError, StorageUnavailableError, driver_words
@@ -18,6 +21,14 @@ SELECTION_MS = 5_000
 SOCKET_MS = 20_000
 
 Document = dict[str, Any]
+
+STATES = {
+    SERVER_TYPE.RSPrimary: "primary",
+    SERVER_TYPE.RSSecondary: "secondary",
+    SERVER_TYPE.RSArbiter: "arbiter",
+    SERVER_TYPE.Unknown: "unreachable",
+}
+"""What the driver calls a member → what the metric calls it; everything else is other (starting, rolling back)."""
 
 
 def connect(uri: str) -> MongoClient[Document]:
@@ -42,6 +53,26 @@ def connect(uri: str) -> MongoClient[Document]:
         raise StartError(
             f"the MongoDB URI cannot be used ({type(error).__name__}); check its form and hosts"
         ) from error
+
+
+def member_states(client: MongoClient[Document]) -> dict[str, int]:
+    """How many members of the replica set are in each of STATES, as the driver's monitor last saw them; asks nobody."""
+    seen = Counter(
+        STATES.get(one.server_type, "other") for one in client.topology_description.server_descriptions().values()
+    )
+    return {state: seen[state] for state in ("primary", "secondary", "arbiter", "other", "unreachable")}
+
+
+def disk_of(client: MongoClient[Document]) -> tuple[int, int] | None:
+    """Used and all bytes of the file system under the primary's data; None where the server does not tell.
+
+    Servers that are shared with others (Atlas' small ones) leave it out or refuse the question.
+    """
+    try:
+        told = client.admin.command("dbStats")
+        return int(told["fsUsedSize"]), int(told["fsTotalSize"])
+    except (PyMongoError, KeyError, TypeError, ValueError):
+        return None
 
 
 @contextlib.contextmanager
@@ -70,14 +101,14 @@ def check_uri(uri: str) -> str:
     return "" if named else f"The MongoDB URI is not valid; use one such as {example}."
 
 
-def tenant_uri(server: str, database: str, password: str) -> str:
+def tenant_uri(server: str, database: str, user: str, password: str) -> str:
     """Give the URI of a namespace's own user, for the same hosts and options as the administrator's."""
     parts = urlsplit(server)
     hosts = parts.netloc.rpartition("@")[2]
     options = [o for o in parts.query.split("&") if o and not o.lower().startswith(("authsource=", "authmechanism"))]
     options.append(f"authSource={database}")
-    user = f"{quote_plus(database)}:{quote_plus(password)}"
-    return f"{parts.scheme}://{user}@{hosts}/{database}?{'&'.join(options)}"
+    credentials = f"{quote_plus(user)}:{quote_plus(password)}"
+    return f"{parts.scheme}://{credentials}@{hosts}/{database}?{'&'.join(options)}"
 
 
 def shared_uri(server: str, database: str) -> str:
@@ -87,11 +118,15 @@ def shared_uri(server: str, database: str) -> str:
     return parts._replace(path=f"/{database}", query="&".join(filter(None, (parts.query, source)))).geturl()
 
 
-def password_in(uri: str, database: str) -> str:
-    """Password of the namespace's own user in `uri`; empty where the URI is not the one that the operator writes."""
+def credentials_in(uri: str, database: str) -> tuple[str, str]:
+    """User and password of the namespace in `uri`; both empty where the URI is not one that the operator writes.
+
+    The first user is called like the database, and after a rotation DATABASE.8-HEXADECIMAL-DIGITS.
+    """
     try:
         parts = urlsplit(uri)
-        user, password = parts.username, parts.password
+        user, password = unquote_plus(parts.username or ""), unquote_plus(parts.password or "")
     except ValueError:
-        return ""
-    return unquote_plus(password) if password and user == quote_plus(database) else ""
+        return "", ""
+    ours = re.fullmatch(rf"{re.escape(database)}(\.[0-9a-f]{{8}})?", user)
+    return (user, password) if ours and password else ("", "")

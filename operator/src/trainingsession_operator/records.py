@@ -20,7 +20,7 @@ from pymongo.errors import PyMongoError
 from . import plan, record_view
 from .cluster import Cluster
 from .errors import driver_words
-from .mongodb import Document, connect, translated
+from .mongodb import Document, connect, disk_of, member_states, translated
 from .resource import Session
 from .tenants import DATABASE_NAME, Server, Tenants, database_name
 
@@ -59,6 +59,14 @@ class Records:
         if not hello.get("setName"):
             return "MongoDB is no replica set; start mongod with --replSet and initiate it."
         return ""
+
+    def members(self) -> dict[str, int]:
+        """How many members of the replica set are in which state, as the driver last saw them."""
+        return member_states(self._client)
+
+    def disk(self) -> tuple[int, int] | None:
+        """Used and all bytes of the file system under the primary's data; None where the server does not tell."""
+        return disk_of(self._client)
 
     def prepare(self, session: Session, identity: str | None = None, told: float | None = None) -> Document:
         """Make sure of the namespace's database, user and Secret and of the session's record; return the record.

@@ -68,6 +68,10 @@ class Reason:
     ARTIFACTS_MISSING = "ArtifactsMissing"
 
 
+REASONS = frozenset(value for name, value in vars(Reason).items() if name.isupper())
+OTHER_REASON = "Other"
+
+
 @dataclass(frozen=True)
 class State:
     """One condition's say: "True", "False" or "Unknown", with its reason and message."""
@@ -85,6 +89,28 @@ def is_finished(status: Mapping[str, Any]) -> bool:
 def condition_of(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     """Give the condition of that type; empty where there is none."""
     return next((c for c in status.get("conditions") or [] if c.get("type") == kind), {})
+
+
+def failure(status: Mapping[str, Any]) -> str:
+    """Why the session failed, Other for what is no reason of ours; empty where it did not fail."""
+    found = condition_of(status, FAILED)
+    if found.get("status") != "True":
+        return ""
+    return str(found["reason"]) if found.get("reason") in REASONS else OTHER_REASON
+
+
+def pending_since(resource: Mapping[str, Any]) -> str | None:
+    """Since when a session in phase Pending has waited for its trainer, an RFC 3339 time.
+
+    None in another phase, and while it waits in a queue: that is what queues are for.
+    """
+    status = resource.get("status") or {}
+    queued = condition_of(status, QUOTA_RESERVED).get("status") == "False"
+    if (status.get("phase") or "Pending") != "Pending" or is_finished(status) or queued:
+        return None
+    waiting = condition_of(status, RUNNING)
+    since = waiting.get("lastTransitionTime") if waiting.get("status") == "False" else None
+    return str(since or resource["metadata"]["creationTimestamp"])
 
 
 def conditions(states: Mapping[str, State], before: Mapping[str, Any], generation: int, now: str) -> list[Json]:

@@ -20,7 +20,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from .cluster import Cluster
 from .errors import ConflictError, StorageUnavailableError, driver_words
 from .jobs import TENANT_SECRET
-from .mongodb import Document, password_in, shared_uri, tenant_uri, translated
+from .mongodb import Document, credentials_in, shared_uri, tenant_uri, translated
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,21 @@ DATABASE_NAME = r"trainings_([a-z0-9-]{1,44})_[0-9a-f]{8}"
 def database_name(namespace: str, namespace_uid: str) -> str:
     """Name of a namespace's database, at most MongoDB's 63 bytes; a namespace made again gets another."""
     return f"trainings_{namespace[:NAMESPACE_CUT]}_{hashlib.sha256(namespace_uid.encode()).hexdigest()[:8]}"
+
+
+def user_roles(database: str) -> list[Document]:
+    """What a namespace's user may do: read and write its own database."""
+    return [{"role": "readWrite", "db": database}]
+
+
+def drop_replaced_users(database: Database[Document]) -> list[str]:
+    """Drop the namespace's users whose time ended after a rotation, and return their names."""
+    with translated("look for replaced users"):
+        now = database.command("hello")["localTime"]
+        users = database.command("usersInfo", filter={"customData.dropAfter": {"$lte": now}})["users"]
+        for user in users:
+            database.command("dropUser", user["user"])
+    return [str(user["user"]) for user in users]
 
 
 @dataclass(frozen=True)
@@ -97,27 +112,20 @@ class Tenants:
         return self._client[known.database]
 
     def drop(self, database: str) -> None:
-        """Drop a namespace's database, after its user: who is interrupted between finds the database again."""
-        own = self._client[database]
+        """Drop a namespace's database, after its users: who is interrupted between finds the database again."""
         if self._server.managed_users:
-            try:
-                own.command("dropUser", database)
-            except OperationFailure as error:
-                if (error.details or {}).get("codeName") != "UserNotFound":
-                    raise StorageUnavailableError(
-                        f"The user of database {database} cannot be dropped: {driver_words(error)}"
-                    ) from error
-            except PyMongoError as error:
-                raise StorageUnavailableError(f"MongoDB cannot be used: {driver_words(error)}") from error
+            with translated("drop the users of a database"):
+                self._client[database].command("dropAllUsersFromDatabase")
         with translated("drop a database"):
             self._client.drop_database(database)
 
     def _ensure(self, namespace: str, database: str, *, user_is_there: bool) -> None:
         """Write the Secret first, then make the user match it: a crash between leaves nothing that cannot go on."""
         present = self._cluster.secret(namespace, TENANT_SECRET)
-        password = password_in((present or {}).get("uri", ""), database) or secrets.token_urlsafe(32)
-        shared = not self._server.managed_users
-        uri = shared_uri(self._server.uri, database) if shared else tenant_uri(self._server.uri, database, password)
+        user, password = credentials_in((present or {}).get("uri", ""), database)
+        user, password = user or database, password or secrets.token_urlsafe(32)
+        shared, server = not self._server.managed_users, self._server.uri
+        uri = shared_uri(server, database) if shared else tenant_uri(server, database, user, password)
         wanted = {"uri": uri, "database": database}
         if present is None or any(present.get(key) != value for key, value in wanted.items()):
             try:
@@ -130,20 +138,20 @@ class Tenants:
         elif user_is_there:
             return
         if self._server.managed_users:
-            self._ensure_user(database, password)
+            self._ensure_user(database, user, password)
 
-    def _ensure_user(self, database: str, password: str) -> None:
-        roles = [{"role": "readWrite", "db": database}]
+    def _ensure_user(self, database: str, user: str, password: str) -> None:
+        roles = user_roles(database)
         own = self._client[database]
         try:
-            own.command("updateUser", database, pwd=password, roles=roles)
+            own.command("updateUser", user, pwd=password, roles=roles)
         except OperationFailure as error:
             if (error.details or {}).get("codeName") != "UserNotFound":
                 raise StorageUnavailableError(
                     f"The user of database {database} cannot be set: {driver_words(error)}"
                 ) from error
             with translated("create the user"):
-                own.command("createUser", database, pwd=password, roles=roles)
+                own.command("createUser", user, pwd=password, roles=roles)
             log.info("database %s: user made", database)
         except PyMongoError as error:
             raise StorageUnavailableError(f"MongoDB cannot be used: {driver_words(error)}") from error

@@ -81,6 +81,9 @@ def test_it_serves_tells_and_ends_in_order_with_work_in_flight(world, run):
     assert sample(operator, "controller_runtime_reconcile_total") >= 4
     assert sample(operator, "rest_client_requests_total") >= 9
     assert sample(operator, "mongodb_up") == 1
+    assert sample(operator, "mongodb_members") == 1
+    assert 0 < sample(operator, "mongodb_disk_used_bytes") < sample(operator, "mongodb_disk_size_bytes")
+    assert sample(operator, "trainingsession_longest_pending_seconds") > 0
     assert operator.process is not None
     operator.process.send_signal(signal.SIGUSR1)
     operator.wait_for_line("the log level is debug now")

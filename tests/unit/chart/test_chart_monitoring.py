@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 
 OPERATOR = "trainingsession-operator"
@@ -69,3 +71,35 @@ def test_alerts_ask_for_the_metrics_of_this_operator_only(render):
             asked = re.findall(r"[a-z_]+\{([^}]*)\}", alert["expr"])
             assert asked, alert["alert"]
             assert all(f'job="{service["metadata"]["name"]}"' in selector for selector in asked), alert["alert"]
+
+
+def test_the_dashboard_is_a_config_map_that_the_sidecar_of_grafana_finds(render, chart):
+    assert not render().kind("ConfigMap")
+    given = {"enabled": True, "annotations": {"grafana_folder": "ML"}}
+    (found,) = render({"monitoring": {"dashboard": given}}).kind("ConfigMap")
+    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert found["metadata"]["annotations"] == {"grafana_folder": "ML"}
+    source = (chart / "dashboards/trainingsession.json").read_text()
+    assert json.loads(found["data"]["trainingsession.json"]) == json.loads(source)
+
+
+def test_panels_of_the_dashboard_have_places_and_questions_of_their_own(chart):
+    dashboard = json.loads((chart / "dashboards/trainingsession.json").read_text())
+    panels = dashboard["panels"]
+    variables = {variable["name"] for variable in dashboard["templating"]["list"]}
+    assert variables == {"datasource", "job", "namespace"}
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    assert len({panel["title"] for panel in panels if panel["type"] != "row"}) >= 20
+    for panel in panels:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24, panel["title"]
+        for target in panel.get("targets", ()):
+            assert target["datasource"]["uid"] == panel["datasource"]["uid"] == "${datasource}"
+            selectors = re.findall(r"[a-z_]+\{([^}]*)\}", target["expr"])
+            assert selectors, target["expr"]
+            assert all('job="$job"' in selector for selector in selectors), target["expr"]
+            assert set(re.findall(r"\$(\w+)", target["expr"])) <= variables | {"__rate_interval"}
+    for one, other in itertools.combinations((panel["gridPos"] for panel in panels), 2):
+        beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+        above = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+        assert beside or above, (one, other)

@@ -190,18 +190,21 @@ def test_the_operator_reads_every_setting_that_the_chart_gives(render, values):
 @pytest.mark.parametrize(
     ("image", "reference"),
     [
-        ({}, "trainingsession/{part}:0.1.0"),
+        ({}, "trainingsession/{part}:{version}"),
         ({"tag": "dev"}, "trainingsession/{part}:dev"),
-        ({"registry": "registry.example.com/mirror"}, "registry.example.com/mirror/trainingsession/{part}:0.1.0"),
+        ({"registry": "registry.example.com/mirror"}, "registry.example.com/mirror/trainingsession/{part}:{version}"),
         ({"repository": "ml/it", "tag": "1"}, "ml/it:1"),
         ({"tag": "ignored", "digest": DIGEST}, "trainingsession/{part}@" + DIGEST),
     ],
 )
-def test_images_are_named_by_registry_repository_tag_and_digest(render, image, reference):
+def test_images_are_named_by_registry_repository_tag_and_digest(render, repo, image, reference):
+    version = (repo / "VERSION").read_text().strip()
     rendered = render({"operator": {"image": image}, "trainer": {"image": image}})
-    assert container(rendered.pods()[OPERATOR], "operator")["image"] == reference.format(part="operator")
-    assert container(rendered.pods()[MONGODB], "init")["image"] == reference.format(part="operator")
-    assert environment(rendered)["TRAINER_IMAGE"] == reference.format(part="trainer")
+    assert container(rendered.pods()[OPERATOR], "operator")["image"] == reference.format(
+        part="operator", version=version
+    )
+    assert container(rendered.pods()[MONGODB], "init")["image"] == reference.format(part="operator", version=version)
+    assert environment(rendered)["TRAINER_IMAGE"] == reference.format(part="trainer", version=version)
 
 
 def test_mongodb_s_image_is_pinned_and_can_be_another(render):

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,6 +51,28 @@ def test_the_operator_has_these_rights_and_no_other(render):
     server = ("", "secrets", ("trainingsession-mongodb-server",), "get")
     assert rules(rendered.one("Role", f"{OPERATOR}-server")) == {server, ("", "secrets", (), "create")}
     assert len(rendered.kind("ClusterRole")) == len(rendered.kind("Role")) == 1
+
+
+def documented(repo: Path) -> dict[str, set[tuple[str, str, tuple[str, ...], str]]]:
+    """The rights in docs/rbac.md by where they hold."""
+    found: dict[str, set[tuple[str, str, tuple[str, ...], str]]] = {
+        "cluster": set(),
+        "sessions": set(),
+        "release": set(),
+    }
+    for line in (repo / "docs/rbac.md").read_text().splitlines():
+        where, *columns = (part.strip() for part in line.strip("|").split("|"))
+        if where in found:
+            group, resource, names, verb, why = columns
+            assert why.endswith("."), line
+            found[where].add(("" if group == "core" else group, resource, tuple(filter(None, [names])), verb))
+    return found
+
+
+def test_every_right_is_documented_with_its_reason_and_every_documented_one_is_given(render, repo):
+    rendered, told = render(), documented(repo)
+    assert rules(rendered.one("ClusterRole", OPERATOR)) == told["cluster"] | told["sessions"]
+    assert rules(rendered.one("Role", f"{OPERATOR}-server")) == told["release"]
 
 
 VERBS = {

@@ -73,6 +73,8 @@ def test_an_unknown_key_is_refused_by_name(template, path):
         ("operator.apiRequestsBurst", 0),
         ("monitoring.serviceMonitor.interval", "often"),
         ("monitoring.prometheusRule.runbookUrl", "https://example.com/runbook#top"),
+        ("monitoring.prometheusRule.pendingMinutes", 1),
+        ("monitoring.dashboard.labels", {"grafana_dashboard": 1}),
         ("operator.image.repository", ""),
         ("operator.image.digest", "sha256:short"),
         ("trainer.image.pullPolicy", "Sometimes"),
@@ -118,6 +120,8 @@ def test_every_object_of_the_schema_refuses_unknown_keys(chart):
         "mongodb.nodeSelector",
         "monitoring.serviceMonitor.labels",
         "monitoring.prometheusRule.labels",
+        "monitoring.dashboard.labels",
+        "monitoring.dashboard.annotations",
     }
     open_objects = {path for path, node in objects(schema, schema) if node.get("additionalProperties") is not False}
     assert open_objects == free_maps

@@ -15,6 +15,7 @@ def test_the_install_command_of_the_readme_renders_with_the_registry(helm, repo)
     manifests = [document for document in yaml.safe_load_all(done.stdout) if document]
     (operator,) = [m for m in manifests if m["kind"] == "Deployment"]
     container = operator["spec"]["template"]["spec"]["containers"][0]
-    assert container["image"] == "registry.example.com/team/trainingsession/operator:0.1.0"
+    version = (repo / "VERSION").read_text().strip()
+    assert container["image"] == f"registry.example.com/team/trainingsession/operator:{version}"
     environment = {item["name"]: item.get("value") for item in container["env"]}
-    assert environment["TRAINER_IMAGE"] == "registry.example.com/team/trainingsession/trainer:0.1.0"
+    assert environment["TRAINER_IMAGE"] == f"registry.example.com/team/trainingsession/trainer:{version}"

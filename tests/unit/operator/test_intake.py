@@ -133,3 +133,40 @@ def test_a_session_without_a_status_is_handed_to_its_first_look_until_it_changes
     for kind, found in ((None, made), ("ADDED", resource("Training", finished=False))):
         intake.told({"type": kind, "object": found})
         assert intake.newcomers.take(("a", "s")) is None
+
+
+def pending(metrics: Metrics, intake: Intake) -> float | None:
+    metrics.follow_waiting(intake.index.longest_pending)
+    return metrics.registry.get_sample_value("trainingsession_longest_pending_seconds", {"namespace": "a"})
+
+
+LONG_AGO = "2020-01-01T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("phase", "conditions", "waits"),
+    [
+        ("Pending", [], True),
+        ("Pending", [{"type": "Running", "status": "False", "lastTransitionTime": LONG_AGO}], True),
+        ("Pending", [{"type": "QuotaReserved", "status": "False", "lastTransitionTime": LONG_AGO}], False),
+        ("Training", [{"type": "Running", "status": "True", "lastTransitionTime": LONG_AGO}], False),
+        ("Suspended", [], False),
+        ("Pending", [{"type": "Running", "status": "False", "lastTransitionTime": "yesterday"}], False),
+    ],
+)
+def test_only_a_pending_session_outside_of_a_queue_waits(intake, metrics, phase, conditions, waits):
+    one = resource(phase, finished=False)
+    one["metadata"]["creationTimestamp"] = LONG_AGO
+    one["status"]["conditions"] += conditions
+    intake.told({"type": "ADDED", "object": one})
+    assert (pending(metrics, intake) > 0) is waits
+
+
+@pytest.mark.parametrize(("reason", "counted"), [("OutOfMemory", "OutOfMemory"), ("written by hand", "Other")])
+def test_a_failure_is_counted_by_its_reason(intake, metrics, reason, counted):
+    intake.told({"type": "ADDED", "object": resource("Training", finished=False)})
+    failed = resource("Failed", finished=True)
+    failed["status"]["conditions"].append({"type": "Failed", "status": "True", "reason": reason})
+    intake.told({"type": "MODIFIED", "object": failed})
+    labels = {"namespace": "a", "reason": counted}
+    assert metrics.registry.get_sample_value("trainingsession_failed_total", labels) == 1
