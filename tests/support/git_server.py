@@ -50,7 +50,7 @@ class GitServer:
             (where / path).parent.mkdir(parents=True, exist_ok=True)
             (where / path).write_text(text, "utf-8")
         _git(where, "add", "--all")
-        _git(where, "commit", "--quiet", "--message=Next")
+        _git(where, "commit", "--quiet", "--allow-empty", "--message=Next")
         return _git(where, "rev-parse", "HEAD").strip()
 
     @contextmanager
@@ -84,7 +84,7 @@ class GitServer:
             "HTTP_CONTENT_ENCODING": request.headers.get("Content-Encoding") or "",
             "GIT_PROTOCOL": request.headers.get("Git-Protocol") or "",
         }  # fmt: skip
-        done = subprocess.run(["git", "http-backend"], input=body, env=environment, stdout=subprocess.PIPE, check=True)
+        done = subprocess.run(["git", "http-backend"], input=body, env=environment, capture_output=True, check=False)
         head, _, content = done.stdout.partition(b"\r\n\r\n")
         headers = dict(line.split(": ", 1) for line in head.decode().splitlines())
         request.send_response(int(headers.pop("Status", "200").split()[0]))

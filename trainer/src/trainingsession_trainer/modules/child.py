@@ -84,10 +84,12 @@ def _run(order: handover.Order, folder: Path, workdir: Path, events: Events) -> 
         return
     try:
         predictions = np.asarray(result, np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError):
+        predictions = np.empty(())
+    if predictions.ndim == 0:
         raise ModuleError(
             "result", f"returned {_kind(result)}; it must return a compiled Keras model or an array of probabilities"
-        ) from error
+        )
     _check(predictions, task)
     np.save(folder / handover.PREDICTIONS, predictions, allow_pickle=False)
 

@@ -109,7 +109,7 @@ def read_task(folder: Path, order: Order, workdir: Path, tell: Callable[[Mapping
 def why_no_probabilities(predictions: Array, images: int, classes: int) -> str:
     """Say why an array is not the probabilities of the test images; empty where it is."""
     if predictions.ndim != 2 or predictions.shape != (images, classes):
-        shape = "x".join(str(size) for size in predictions.shape) or "one number"
+        shape = "x".join(str(size) for size in predictions.shape)
         return f"gave predictions of shape {shape}; they must be {images}x{classes}: a row for each test image"
     for start in range(0, images, 4096):
         rows = predictions[start : start + 4096].astype(np.float64)

@@ -18,7 +18,9 @@ from trainingsession_trainer.structure import clip, shown
 
 FILE = "requirements.txt"
 _LOCK_BYTES = 4 << 20
-_PIN = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^]]*\])?\s*==\s*(?P<version>[^\s;#*]+)", re.ASCII)
+_PIN = re.compile(
+    r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^]]*\])?\s*==\s*(?P<version>[^\s;#*]+)(?=[\s;]|$)", re.ASCII
+)
 _HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}(\s|$)")
 _LOOK_SECONDS = 0.2
 
