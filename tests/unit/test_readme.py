@@ -9,8 +9,11 @@ import pytest
 DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "docs/architecture.md",
+    "docs/compatibility.md",
     "docs/lifecycle.md",
+    "docs/rbac.md",
     "docs/reasons.md",
     "docs/runbook.md",
     "tests/cluster/README.md",

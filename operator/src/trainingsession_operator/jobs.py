@@ -16,6 +16,7 @@ MANAGED_LABEL = "app.kubernetes.io/managed-by"
 UID_LABEL = "trainingsession.dev/session-uid"
 NAME_LABEL = "trainingsession.dev/session"
 SESSION_ANNOTATION = "trainingsession.dev/session"
+CA_KEY = "ca.crt"
 TENANT_SECRET = "trainingsession-mongodb"  # noqa: S105 - a name, not a secret
 ATTEMPTS_ANNOTATION = "trainingsession.dev/attempts-before"
 GPU_SECONDS_ANNOTATION = "trainingsession.dev/gpu-seconds-before"
@@ -172,7 +173,7 @@ def _pod_spec(session: Session, settings: Settings, step: plan.Step) -> Json:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [_container(session, settings, step)],
-        "volumes": _volumes(session),
+        "volumes": _volumes(session, settings),
     }
     if settings.trainer_image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in settings.trainer_image_pull_secrets]
@@ -230,7 +231,7 @@ def _container(session: Session, settings: Settings, step: plan.Step) -> Json:
     }
 
 
-def _volumes(session: Session) -> list[Json]:
+def _volumes(session: Session, settings: Settings) -> list[Json]:
     # Files, because the kubelet cuts environment variables at 128 KiB and expands $(NAME) in them.
     files: list[Json] = [
         {"path": "session.json", "fieldRef": {"fieldPath": f"metadata.annotations['{SESSION_ANNOTATION}']"}},
@@ -238,6 +239,7 @@ def _volumes(session: Session) -> list[Json]:
         {"path": "cpu-limit", "resourceFieldRef": _limit("limits.cpu", "1m")},
         {"path": "memory-limit", "resourceFieldRef": _limit("limits.memory", "1Mi")},
     ]
+    keys = ("uri", "database", *((CA_KEY,) if settings.mongodb_ca_file else ()))
     volumes: list[Json] = [
         {"name": "session", "downwardAPI": {"items": files}},
         {
@@ -245,7 +247,7 @@ def _volumes(session: Session) -> list[Json]:
             "secret": {
                 "secretName": TENANT_SECRET,
                 "defaultMode": 0o440,
-                "items": [{"key": key, "path": key} for key in ("uri", "database")],
+                "items": [{"key": key, "path": key} for key in keys],
             },
         },
         {"name": "work", "emptyDir": {}},
