@@ -9,9 +9,12 @@ import pytest
 DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
     "docs/architecture.md",
     "docs/artifacts.md",
+    "docs/compatibility.md",
     "docs/lifecycle.md",
+    "docs/rbac.md",
     "docs/reasons.md",
     "docs/runbook.md",
     "docs/spec.md",

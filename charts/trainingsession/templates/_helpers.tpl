@@ -33,6 +33,26 @@
 {{- if not .Values.mongodb.external.uriSecret -}}yes{{- end -}}
 {{- end -}}
 
+{{/* Name of the Secret with MongoDB's certificate; empty without TLS. */}}
+{{- define "trainingsession.mongodb.tlsSecret" -}}
+{{- if include "trainingsession.mongodb.own" . -}}
+{{- if and .Values.mongodb.tls.certManager.issuerName (not .Values.mongodb.tls.secretName) -}}
+{{ include "trainingsession.mongodb.name" . }}-tls
+{{- else -}}
+{{- .Values.mongodb.tls.secretName -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Secret and key of the authorities by which operator and trainers trust MongoDB; empty where their images' own suffice. */}}
+{{- define "trainingsession.mongodb.caSecret" -}}
+{{- if .Values.mongodb.external.uriSecret -}}
+{{- if .Values.mongodb.external.caKey -}}{{- .Values.mongodb.external.uriSecret -}}{{- end -}}
+{{- else -}}
+{{- include "trainingsession.mongodb.tlsSecret" . -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Labels of a component that never change, so that they can be selected by. Arguments: root, component. */}}
 {{- define "trainingsession.selectorLabels" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name }}

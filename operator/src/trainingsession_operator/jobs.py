@@ -16,6 +16,7 @@ MANAGED_LABEL = "app.kubernetes.io/managed-by"
 UID_LABEL = "trainingsession.dev/session-uid"
 NAME_LABEL = "trainingsession.dev/session"
 SESSION_ANNOTATION = "trainingsession.dev/session"
+CA_KEY = "ca.crt"
 TENANT_SECRET = "trainingsession-mongodb"  # noqa: S105 - a name, not a secret
 ATTEMPTS_ANNOTATION = "trainingsession.dev/attempts-before"
 GPU_SECONDS_ANNOTATION = "trainingsession.dev/gpu-seconds-before"
@@ -199,7 +200,7 @@ def _pod_spec(session: Session, settings: Settings, step: plan.Step) -> Json:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [_container(session, settings, step)],
-        "volumes": _volumes(session),
+        "volumes": _volumes(session, settings),
     }
     if settings.trainer_image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in settings.trainer_image_pull_secrets]
@@ -262,7 +263,7 @@ def _container(session: Session, settings: Settings, step: plan.Step) -> Json:
     }
 
 
-def _volumes(session: Session) -> list[Json]:
+def _volumes(session: Session, settings: Settings) -> list[Json]:
     # Files, because the kubelet cuts environment variables at 128 KiB and expands $(NAME) in them.
     files: list[Json] = [
         {"path": "session.json", "fieldRef": {"fieldPath": f"metadata.annotations['{SESSION_ANNOTATION}']"}},
@@ -273,6 +274,7 @@ def _volumes(session: Session) -> list[Json]:
     disk = session.resources.ephemeral_storage
     if disk:
         files.append({"path": "disk-limit", "resourceFieldRef": _limit("limits.ephemeral-storage", "1Mi")})
+    keys = ("uri", "database", *((CA_KEY,) if settings.mongodb_ca_file else ()))
     volumes: list[Json] = [
         {"name": "session", "downwardAPI": {"items": files}},
         {
@@ -280,7 +282,7 @@ def _volumes(session: Session) -> list[Json]:
             "secret": {
                 "secretName": TENANT_SECRET,
                 "defaultMode": 0o440,
-                "items": [{"key": key, "path": key} for key in ("uri", "database")],
+                "items": [{"key": key, "path": key} for key in keys],
             },
         },
         {"name": "work", "emptyDir": {"sizeLimit": disk} if disk else {}},

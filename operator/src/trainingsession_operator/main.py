@@ -20,7 +20,7 @@ from .health import Watchdog, serve, why_dead
 from .index import SessionIndex
 from .keeper import StorageKeeper
 from .metrics import Metrics
-from .mongodb import check_uri, server_uri
+from .mongodb import check_uri, server_uri, with_authorities
 from .mongodb_server import ServerSecretError, ensure_server_secret
 from .newcomers import Newcomers
 from .queue import Key, WorkQueue
@@ -53,7 +53,7 @@ def run(settings: Settings) -> None:
     cluster = Cluster(connect(settings.workers + 4, limit, metrics))
     _check_cluster(cluster, settings)
     uri = mongodb_uri(cluster, settings)
-    store = Records(Server(uri, settings.mongodb_users == "managed"), cluster)
+    store = Records(mongodb_server(uri, settings), cluster)
 
     keeper = StorageKeeper(
         settings, cluster, store, measured=metrics.measured, swept=metrics.swept, halted=metrics.halted
@@ -157,23 +157,36 @@ def _check_cluster(cluster: Cluster, settings: Settings) -> None:
         raise StartError(f"the operator {error}; check its ClusterRole and the API server") from error
 
 
+def mongodb_server(uri: str, settings: Settings) -> Server:
+    """How operator and trainers reach the MongoDB of the administrator's URI; raises StartError."""
+    authorities = _read(settings.mongodb_ca_file, "MongoDB's authorities") if settings.mongodb_ca_file else ""
+    if authorities and "-----BEGIN CERTIFICATE-----" not in authorities:
+        raise StartError(f"{settings.mongodb_ca_file} holds no certificate in PEM; give the authority's, as ca.crt")
+    return Server(uri, settings.mongodb_users == "managed", authorities)
+
+
 def mongodb_uri(cluster: Cluster, settings: Settings) -> str:
     """Give the administrator's URI, from a file or the server Secret; raises StartError."""
     if settings.mongodb_uri_file:
-        try:
-            uri = Path(settings.mongodb_uri_file).read_text(encoding="utf-8").strip()
-        except (OSError, ValueError) as error:
-            raise StartError(f"the MongoDB URI cannot be read from {settings.mongodb_uri_file}: {error}") from error
+        uri = _read(settings.mongodb_uri_file, "the MongoDB URI")
         wrong = check_uri(uri)
         if wrong:
             raise StartError(f"{settings.mongodb_uri_file}: {wrong}")
-        return uri
+        return with_authorities(uri, settings.mongodb_ca_file)
     try:
         found = ensure_server_secret(cluster.core, settings.pod_namespace, settings.mongodb_server_secret)
     except (ServerSecretError, ApiException, HTTPError) as error:
         secret = f"{settings.pod_namespace}/{settings.mongodb_server_secret}"
         raise StartError(f"the Secret {secret} cannot be used: {_first_line(error)}") from error
-    return server_uri(settings.mongodb_hosts, settings.mongodb_replica_set, found.username, found.password)
+    uri = server_uri(settings.mongodb_hosts, settings.mongodb_replica_set, found.username, found.password)
+    return with_authorities(uri, settings.mongodb_ca_file)
+
+
+def _read(file: str, what: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise StartError(f"{what} cannot be read from {file}: {error}") from error
 
 
 def _first_line(error: Exception) -> str:

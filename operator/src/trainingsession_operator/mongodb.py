@@ -90,6 +90,16 @@ def server_uri(hosts: str, replica_set: str, username: str, password: str) -> st
     return f"mongodb://{credentials}@{hosts}/?replicaSet={replica_set}&authSource=admin"
 
 
+def with_authorities(uri: str, ca_file: str) -> str:
+    """Give the URI with TLS and this file of authorities, where one is given and the URI does not name its own."""
+    if not ca_file or "tlscafile=" in uri.lower():
+        return uri
+    parts = urlsplit(uri)
+    is_asked = any(option.lower().startswith(("tls=", "ssl=")) for option in parts.query.split("&"))
+    options = [parts.query, "" if is_asked else "tls=true", f"tlsCAFile={quote_plus(ca_file)}"]
+    return parts._replace(path=parts.path or "/", query="&".join(filter(None, options))).geturl()
+
+
 def check_uri(uri: str) -> str:
     """Say in one sentence what is wrong with an administrator's URI; empty when nothing is. Never shows the URI."""
     try:

@@ -67,6 +67,8 @@ class Settings:
     secret: str
     """Name of the Secret behind that folder, for sentences."""
     health_port: int
+    ca_file: Path | None = None
+    """Authorities of mongod's certificate; None where mongod speaks without TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +165,12 @@ class Rounds:
         return (self._settings.credentials / key).read_text(encoding="utf-8").strip()
 
     def _connect(self, username: str | None = None, password: str | None = None) -> Client:
+        ca = self._settings.ca_file
+        # The certificate is the member's name's, and the way here is the pod's own loopback.
+        tls: dict[str, Any] = {"tls": True, "tlsCAFile": str(ca), "tlsAllowInvalidHostnames": True} if ca else {}
         return MongoClient(
             self._settings.mongod,
+            **tls,
             directConnection=True,
             appname="mongodb-init",
             username=username,
@@ -260,6 +266,7 @@ def read_arguments(arguments: list[str]) -> Settings:
     parser.add_argument("--credentials", required=True, type=Path, help="folder with the files username and password")
     parser.add_argument("--secret", required=True, help="name of the Secret behind that folder")
     parser.add_argument("--health-port", type=int, default=8082, help="port of /readyz and /healthz")
+    parser.add_argument("--ca-file", type=Path, help="authorities of mongod's certificate, where it speaks TLS")
     return Settings(**vars(parser.parse_args(arguments)))
 
 

@@ -21,7 +21,7 @@ from .cluster import Cluster
 from .cluster import connect as connect_cluster
 from .errors import OperatorError, StartError
 from .jobs import TENANT_SECRET
-from .main import mongodb_uri
+from .main import mongodb_server, mongodb_uri
 from .mongodb import Document, connect, tenant_uri, translated
 from .settings import read_settings
 from .tenants import Server, database_name, drop_replaced_users, user_roles
@@ -48,7 +48,7 @@ def rotate(cluster: Cluster, client: MongoClient[Document], server: Server, name
     with translated("make the new user"):
         database.command("createUser", user, pwd=password, roles=user_roles(name))
     uri = tenant_uri(server.uri, name, user, password)
-    cluster.write_secret(namespace, TENANT_SECRET, {"uri": uri, "database": name}, exists=True)
+    cluster.write_secret(namespace, TENANT_SECRET, server.secret(uri, name), exists=True)
     with translated("give the old users their end"):
         end = database.command("hello")["localTime"] + grace
         others = database.command("usersInfo", filter={"user": {"$ne": user}})["users"]
@@ -80,7 +80,7 @@ def main() -> int:
     try:
         settings = read_settings(os.environ)
         cluster = Cluster(connect_cluster(threads=2))
-        server = Server(mongodb_uri(cluster, settings), settings.mongodb_users == "managed")
+        server = mongodb_server(mongodb_uri(cluster, settings), settings)
         client = connect(server.uri)
         for namespace in arguments.namespaces:
             grace = timedelta(minutes=arguments.grace_minutes)

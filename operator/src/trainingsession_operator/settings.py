@@ -49,6 +49,11 @@ class Settings:
     mongodb_hosts: str
     """host:port, comma-separated, of the chart's own MongoDB."""
     mongodb_replica_set: str
+    mongodb_ca_file: str
+    """File with the authorities that signed MongoDB's certificate; empty where the image's own authorities suffice.
+
+    Trainers find the same bytes at the same path, so that one URI serves both.
+    """
     mongodb_users: str
     """managed: a user per namespace; shared: every namespace uses the server's own user."""
     features_quota: int | None
@@ -88,6 +93,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         if environment.get("MONGODB_URI_FILE")
         else _required(environment, "MONGODB_HOSTS", "host:port of MongoDB"),
         mongodb_replica_set=environment.get("MONGODB_REPLICA_SET", "rs0"),
+        mongodb_ca_file=environment.get("MONGODB_CA_FILE", ""),
         mongodb_users=_one_of(environment, "MONGODB_USERS", ("managed", "shared")),
         features_quota=_bytes(environment, "FEATURES_QUOTA_PER_NAMESPACE"),
         eviction_grace_seconds=60 * _number(environment, "EVICTION_GRACE_MINUTES", 10, 1, 10_080),

@@ -19,7 +19,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from .cluster import Cluster
 from .errors import ConflictError, StorageUnavailableError, driver_words
-from .jobs import TENANT_SECRET
+from .jobs import CA_KEY, TENANT_SECRET
 from .mongodb import Document, credentials_in, shared_uri, tenant_uri, translated
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,12 @@ class Server:
 
     uri: str
     managed_users: bool
+    authorities: str = ""
+    """Certificates in PEM that trainers trust MongoDB by; empty where their image's own authorities suffice."""
+
+    def secret(self, uri: str, database: str) -> dict[str, str]:
+        """What a namespace's Secret holds."""
+        return {"uri": uri, "database": database} | ({CA_KEY: self.authorities} if self.authorities else {})
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ class Tenants:
         user, password = user or database, password or secrets.token_urlsafe(32)
         shared, server = not self._server.managed_users, self._server.uri
         uri = shared_uri(server, database) if shared else tenant_uri(server, database, user, password)
-        wanted = {"uri": uri, "database": database}
+        wanted = self._server.secret(uri, database)
         if present is None or any(present.get(key) != value for key, value in wanted.items()):
             try:
                 self._cluster.write_secret(namespace, TENANT_SECRET, wanted, exists=present is not None)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from trainingsession_operator.jobs import MONGODB_FOLDER
 from trainingsession_operator.mongodb_init import read_arguments
 from trainingsession_operator.settings import read_settings
 
@@ -325,3 +326,47 @@ def test_two_renderings_are_the_same(template):
     first, second = template(values), template(values)
     assert first.returncode == 0
     assert first.stdout == second.stdout
+
+
+CERTIFIED = {"mongodb": {"tls": {"certManager": {"issuerName": "authority", "issuerKind": "ClusterIssuer"}}}}
+GIVEN = {"mongodb": {"tls": {"secretName": "given"}}}
+
+
+@pytest.mark.parametrize(("values", "name"), [(CERTIFIED, f"{MONGODB}-tls"), (GIVEN, "given")])
+def test_with_tls_mongod_takes_nothing_else_and_everybody_is_given_the_authority(render, values, name):
+    rendered = render(values)
+    pods = rendered.pods()
+    mongod = container(pods[MONGODB], "mongod")["args"]
+    assert {"--tlsMode=requireTLS", "--tlsCertificateKeyFile=/run/mongodb/tls.pem"} <= set(mongod)
+    mounted = {mount["mountPath"] for mount in container(pods[MONGODB], "mongod")["volumeMounts"]}
+    (authority,) = [argument.partition("=")[2] for argument in mongod if argument.startswith("--tlsCAFile=")]
+    assert authority.rpartition("/")[0] in mounted
+    settings = read_arguments(container(pods[MONGODB], "init")["args"])
+    assert str(settings.ca_file) == authority
+    assert authority.rpartition("/")[0] in {m["mountPath"] for m in container(pods[MONGODB], "init")["volumeMounts"]}
+    for pod in (pods[MONGODB], pods[OPERATOR]):
+        assert restricted_violations(pod["spec"]) == []
+        assert name in {volume["secret"]["secretName"] for volume in pod["spec"]["volumes"] if "secret" in volume}
+    told = read_settings(environment(rendered))
+    # One URI serves operator and trainers, so the file has one path.
+    assert told.mongodb_ca_file == f"{MONGODB_FOLDER}/ca.crt"
+    assert {m["mountPath"] for m in container(pods[OPERATOR], "operator")["volumeMounts"]} >= {MONGODB_FOLDER}
+
+
+def test_cert_manager_is_asked_for_the_member_s_name_only_where_an_issuer_is_named(render):
+    (certificate,) = render(CERTIFIED).kind("Certificate")
+    assert HOST.removesuffix(":27017") in certificate["spec"]["dnsNames"]
+    assert certificate["spec"]["secretName"] == f"{MONGODB}-tls"
+    assert set(certificate["spec"]["usages"]) == {"server auth", "client auth"}
+    assert certificate["spec"]["issuerRef"]["kind"] == "ClusterIssuer"
+    for values in ({}, GIVEN, EXTERNAL):
+        assert not render(values).kind("Certificate")
+        assert ("requireTLS" in str(render(values).all)) == (values is GIVEN)
+
+
+def test_the_authority_of_an_external_mongodb_is_a_key_of_its_secret(render):
+    rendered = render({"mongodb": {"external": {"uriSecret": "atlas", "caKey": "authority.pem"}}})
+    volume = next(one for one in rendered.pods()[OPERATOR]["spec"]["volumes"] if one["name"] == "mongodb")
+    assert {"key": "authority.pem", "path": "ca.crt"} in volume["secret"]["items"]
+    assert environment(rendered)["MONGODB_CA_FILE"] == f"{MONGODB_FOLDER}/ca.crt"
+    assert "MONGODB_CA_FILE" not in environment(render(EXTERNAL))

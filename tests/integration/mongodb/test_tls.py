@@ -1,0 +1,187 @@
+"""A real mongod that takes only TLS: sidecar, operator and trainer trust the test's own authority."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+import builders
+from real_mongod import RealMongod
+from trainingsession_operator.cluster import Cluster
+from trainingsession_operator.errors import StartError
+from trainingsession_operator.jobs import MONGODB_FOLDER, build_job
+from trainingsession_operator.main import mongodb_server
+from trainingsession_operator.mongodb import server_uri, with_authorities
+from trainingsession_operator.mongodb_init import Rounds, Settings
+from trainingsession_operator.records import COLLECTION, Records
+from trainingsession_operator.resource import parse_session
+from trainingsession_trainer.errors import StorageError
+from trainingsession_trainer.mongodb import connect as trainer_connect
+
+SOON = 60.0
+
+
+class Secrets:
+    """One namespace and its Secret in memory."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] | None = None
+
+    def namespace_uid(self, namespace: str) -> str:
+        return f"uid of {namespace}"
+
+    def secret(self, namespace: str, name: str) -> dict[str, str] | None:
+        return self.values
+
+    def write_secret(self, namespace: str, name: str, values: dict[str, str], *, exists: bool) -> None:
+        self.values = dict(values)
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A certificate authority of a test."""
+
+    folder: Path
+
+    @property
+    def certificate(self) -> Path:
+        return self.folder / "ca.crt"
+
+    def make(self) -> Authority:
+        self.folder.mkdir()
+        self._openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=authority",
+                      "-keyout", "ca.key", "-out", "ca.crt")  # fmt: skip
+        return self
+
+    def issue(self, name: str) -> Path:
+        """Certificate and key of that DNS name in one file, as mongod wants them."""
+        self._openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", "k", "-out", "csr")
+        (self.folder / "ext").write_text(f"subjectAltName=DNS:{name}\nextendedKeyUsage=serverAuth,clientAuth\n")
+        self._openssl("x509", "-req", "-in", "csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
+                      "-days", "2", "-extfile", "ext", "-out", "crt")  # fmt: skip
+        together = self.folder / "tls.pem"
+        together.write_text((self.folder / "crt").read_text() + (self.folder / "k").read_text())
+        return together
+
+    def _openssl(self, *arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=self.folder, check=True, capture_output=True)
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """mongod with TLS and passwords, as the chart starts it, made ready by the sidecar."""
+
+    host: str
+    authority: Authority
+
+    def uri(self) -> str:
+        return with_authorities(server_uri(self.host, "rs0", "operator", "p/ss"), str(self.authority.certificate))
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    folder = tmp_path_factory.mktemp("tls")
+    authority = Authority(folder / "authority").make()
+    keyfile = folder / "keyfile"
+    keyfile.write_text("c2VjcmV0" * 20)
+    keyfile.chmod(0o400)
+    # The certificate is for the member's name alone; the sidecar comes by 127.0.0.1.
+    server = RealMongod(folder, (
+        "--auth", "--keyFile", str(keyfile), "--tlsMode=requireTLS",
+        f"--tlsCertificateKeyFile={authority.issue('localhost')}", f"--tlsCAFile={authority.certificate}",
+        "--tlsAllowConnectionsWithoutCertificates",
+    ))  # fmt: skip
+    credentials = folder / "server"
+    credentials.mkdir()
+    (credentials / "username").write_text("operator")
+    (credentials / "password").write_text("p/ss")
+    host = f"localhost:{server.port}"
+    rounds = Rounds(Settings(server.address, host, "rs0", credentials, "s", 0, authority.certificate))
+    server.start()
+    end = time.monotonic() + SOON
+    while not (state := rounds.step()).ready:
+        assert time.monotonic() < end, state.sentence
+        time.sleep(0.1)
+    yield Guarded(host, authority)
+    server.stop()
+
+
+def test_operator_and_trainer_use_tls_with_the_same_uri_and_authorities(guarded):
+    secrets = Secrets()
+    settings = builders.settings(MONGODB_CA_FILE=str(guarded.authority.certificate))
+    records = Records(mongodb_server(guarded.uri(), settings), cast("Cluster", secrets))
+    assert records.ping() == ""
+    session = parse_session(builders.resource(uid=str(uuid.uuid4())))
+    records.prepare(session)
+    records.close()
+    assert secrets.values is not None
+    assert secrets.values["ca.crt"] == guarded.authority.certificate.read_text().strip()
+    database = trainer_connect(secrets.values["uri"], secrets.values["database"], patience=0)
+    assert database[COLLECTION].count_documents({"_id": session.uid}) == 1
+    assert database.client.options.pool_options._ssl_context is not None
+
+
+@pytest.mark.parametrize("how", ["without TLS", "with the authorities of the machine", "with another authority"])
+def test_whoever_does_not_trust_the_authority_does_not_speak_with_mongod(guarded, tmp_path, how):
+    plain = server_uri(guarded.host, "rs0", "operator", "p/ss")
+    uri = {
+        "without TLS": lambda: plain,
+        "with the authorities of the machine": lambda: f"{plain}&tls=true",
+        "with another authority": lambda: with_authorities(
+            plain, str(Authority(tmp_path / "other").make().certificate)
+        ),
+    }[how]()
+    with pytest.raises(StorageError, match="Could not connect to MongoDB"):
+        trainer_connect(uri, "admin", patience=0)
+
+
+def test_a_certificate_of_another_name_is_refused(guarded):
+    address = f"mongodb://{guarded.host.replace('localhost', '127.0.0.1')}/?directConnection=true"
+    uri = with_authorities(address, str(guarded.authority.certificate))
+    with (
+        MongoClient[dict[str, Any]](uri, serverSelectionTimeoutMS=2_000) as client,
+        pytest.raises(PyMongoError, match=r"certificate verify failed.*127\.0\.0\.1"),
+    ):
+        client.admin.command("ping")
+
+
+@pytest.mark.parametrize(
+    ("uri", "wanted"),
+    [
+        ("mongodb://a/?replicaSet=r", "mongodb://a/?replicaSet=r&tls=true&tlsCAFile=%2Fca.crt"),
+        ("mongodb://a", "mongodb://a/?tls=true&tlsCAFile=%2Fca.crt"),
+        ("mongodb://a/?tls=true", "mongodb://a/?tls=true&tlsCAFile=%2Fca.crt"),
+        ("mongodb://a/?tls=true&tlsCAFile=%2Fother", "mongodb://a/?tls=true&tlsCAFile=%2Fother"),
+    ],
+)
+def test_an_address_gets_what_it_does_not_say_itself(uri, wanted):
+    assert with_authorities(uri, "/ca.crt") == wanted
+    assert with_authorities(uri, "") == uri
+
+
+def test_trainers_find_the_authorities_at_the_path_that_the_uri_names():
+    def keys(**environment: str) -> set[str]:
+        pod = build_job(builders.session(), builders.settings(**environment))["spec"]["template"]["spec"]
+        volume = next(one for one in pod["volumes"] if one["name"] == "mongodb")
+        return {item["path"] for item in volume["secret"]["items"]}
+
+    assert keys() == {"uri", "database"}
+    assert keys(MONGODB_CA_FILE=f"{MONGODB_FOLDER}/ca.crt") == {"uri", "database", "ca.crt"}
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_authorities_that_are_none_are_a_sentence_at_the_start(tmp_path, content):
+    file = tmp_path / "ca.crt"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(StartError, match=r"ca\.crt"):
+        mongodb_server("mongodb://a", builders.settings(MONGODB_CA_FILE=str(file)))
