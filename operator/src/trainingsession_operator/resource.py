@@ -79,6 +79,7 @@ class Session:
     reuse_result: str
     created_at: str
     dataset_claim: str | None
+    dataset_secret: str | None
     weights_claim: str | None
     subset: Decimal
     """Part of the training images."""
@@ -136,6 +137,7 @@ def parse_session(resource: Mapping[str, Any]) -> Session:
             reuse_result=str(spec.get("reuseResult", "Never")),
             created_at=str(metadata.get("creationTimestamp", "")),
             dataset_claim=spec["dataset"].get("claimName"),
+            dataset_secret=spec["dataset"].get("secretName"),
             weights_claim=spec["baseModel"].get("weightsFrom", {}).get("claimName"),
             subset=Decimal(str(subset)),
             test_subset=Decimal(str(spec["dataset"].get("testSubset", subset))),
