@@ -171,3 +171,16 @@ def test_jobs_have_only_the_kinds_of_volumes_that_the_charts_policy_lets_through
         (kind,) = set(volume) - {"name"}
         assert kind in policy, f"{kind} is not named in the policy"
     assert jobs.TENANT_SECRET in policy
+
+
+def test_the_secret_of_a_data_set_is_mounted_as_the_charts_policy_allows(repo):
+    policy = (repo / "charts/trainingsession/templates/operator-admission.yaml").read_text()
+    dataset = {"uri": "s3://bucket/flowers.tar", "secretName": "flowers"}
+    pod = jobs.build_job(builders.session(dataset=dataset), builders.settings())["spec"]["template"]["spec"]
+    (volume,) = (volume for volume in pod["volumes"] if volume.get("secret", {}).get("secretName") == "flowers")
+    assert f'volume.name == "{volume["name"]}"' in policy
+    allowed = policy.split("item.key in", 1)[1].split("]", 1)[0]
+    assert [item["key"] for item in volume["secret"]["items"]] == yaml.safe_load(allowed.strip() + "]")
+    (mount,) = (m for m in pod["containers"][0]["volumeMounts"] if m["name"] == volume["name"])
+    assert mount["readOnly"]
+    assert "flowers" not in str(pod["containers"][0]["env"])

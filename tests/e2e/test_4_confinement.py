@@ -150,6 +150,11 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a projected token": (volume(projected=TOKEN), "may mount only"),
     "the node's disk": (volume(hostPath={"path": "/"}), "may mount only"),
     "another Secret": (volume(secret={"secretName": "other"}), "may mount only"),
+    "all of a data set's Secret": (volume(name="dataset-secret", secret={"secretName": "flowers"}), "may mount only"),
+    "another key of a data set's Secret": (
+        volume(name="dataset-secret", secret={"secretName": "flowers", "items": [{"key": "token", "path": "token"}]}),
+        "may mount only",
+    ),
     "a ConfigMap": (volume(configMap={"name": "other"}), "may mount only"),
     "a Secret in the environment": (trainer(env=[{"name": "P", "valueFrom": FROM_SECRET}]), "no environment"),
     "all of a Secret in the environment": (trainer(envFrom=[{"secretRef": {"name": "other"}}]), "no environment"),

@@ -28,6 +28,12 @@ CONTAINER = "trainer"
 SESSION_FOLDER = "/etc/trainingsession/session"
 MONGODB_FOLDER = "/etc/trainingsession/mongodb"
 DATASET_FOLDER = "/mnt/dataset"
+DATASET_SECRET_FOLDER = "/etc/trainingsession/dataset-secret"  # noqa: S105 - a place, not a secret
+DATASET_SECRET_KEYS = (
+    "accessKeyId", "secretAccessKey", "sessionToken", "region", "endpoint", "serviceAccount.json", "bearerToken",
+    "username", "password",
+)  # fmt: skip
+"""All that a pod sees of the Secret of a data set; the admission policy of the chart names them too."""
 WEIGHTS_FOLDER = "/mnt/weights"
 WORK_FOLDER = "/tmp"  # noqa: S108 - an emptyDir of the pod's own
 
@@ -242,6 +248,8 @@ def _container(session: Session, settings: Settings, step: plan.Step) -> Json:
     ]
     if session.dataset_claim:
         mounts.append({"name": "dataset", "mountPath": DATASET_FOLDER, "readOnly": True})
+    if session.dataset_secret:
+        mounts.append({"name": "dataset-secret", "mountPath": DATASET_SECRET_FOLDER, "readOnly": True})
     if session.weights_claim:
         mounts.append({"name": "weights", "mountPath": WEIGHTS_FOLDER, "readOnly": True})
     return {
@@ -287,6 +295,15 @@ def _volumes(session: Session, settings: Settings) -> list[Json]:
         },
         {"name": "work", "emptyDir": {"sizeLimit": disk} if disk else {}},
     ]
+    if session.dataset_secret:
+        secret = {
+            "secretName": session.dataset_secret,
+            "defaultMode": 0o440,
+            "items": [{"key": key, "path": key} for key in DATASET_SECRET_KEYS],
+            # Each address needs some of the keys only; the trainer says which is missing, where a pod would just wait.
+            "optional": True,
+        }
+        volumes.append({"name": "dataset-secret", "secret": secret})
     for name, claim in (("dataset", session.dataset_claim), ("weights", session.weights_claim)):
         if claim:
             volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})

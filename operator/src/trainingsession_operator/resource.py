@@ -79,6 +79,7 @@ class Session:
     reuse_result: str
     created_at: str
     dataset_claim: str | None
+    dataset_secret: str | None
     weights_claim: str | None
     module_image: str | None
     """Image that the session brings along, in the place of the trainer's."""
@@ -138,6 +139,7 @@ def parse_session(resource: Mapping[str, Any]) -> Session:
             reuse_result=str(spec.get("reuseResult", "Never")),
             created_at=str(metadata.get("creationTimestamp", "")),
             dataset_claim=spec["dataset"].get("claimName"),
+            dataset_secret=spec["dataset"].get("secretName"),
             weights_claim=spec["baseModel"].get("weightsFrom", {}).get("claimName"),
             module_image=((spec.get("module") or {}).get("image") or {}).get("name"),
             subset=Decimal(str(subset)),

@@ -94,11 +94,11 @@ _REVISION = r"\A[A-Za-z0-9][-A-Za-z0-9_.:/+]*\Z"
 _URI = r"\A(https?://[^/?#\s]+[^\s]*|file:///[^\s]+)\Z"
 
 _COMMIT = r"\A[0-9a-f]{40}\Z"
+_DATASET_URI = r"\A(https?://[^/?#\s]+[^\s]*|(s3|gs)://[^/?#\s]+/[^\s]+|file:///[^\s]+)\Z"
 _ENTRY_POINT = r"\A[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*\Z"
 _FOLDER = r"\A[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*\Z"
 _IMAGE = r"\A[a-z0-9]+([._:/-]+[A-Za-z0-9]+)*@sha256:[0-9a-f]{64}\Z"
 _REPOSITORY = r"\Ahttps?://[^/?#\s]+/[^?#\s]+\Z"
-
 _AS_SUBSET = Decimal(0)
 
 
@@ -116,8 +116,9 @@ class Dataset:
     """The images and how many of them are used."""
 
     name: str | None = accepts(None, enum=DATASETS)
-    uri: str | None = accepts(None, max_length=2048, pattern=_URI)
+    uri: str | None = accepts(None, max_length=2048, pattern=_DATASET_URI)
     claim_name: str | None = accepts(None, max_length=253, pattern=_DNS_NAME)
+    secret_name: str | None = accepts(None, max_length=253, pattern=_DNS_NAME)
     sha256: str | None = accepts(None, pattern=_SHA256)
     format: str | None = accepts(None, enum=("folder", "npz"))
     revision: str | None = accepts(None, max_length=128, pattern=_REVISION)
@@ -438,13 +439,17 @@ def _check_dataset(dataset: Dataset) -> None:
         found = "neither" if dataset.name is None else "both"
         raise SpecError(f"spec.dataset has {found} of name and uri; set exactly one.")
     if dataset.uri is None:
-        for key in ("claimName", "sha256", "format", "revision"):
+        for key in ("claimName", "secretName", "sha256", "format", "revision"):
             value = getattr(dataset, snake(key))
             if value is not None:
                 raise SpecError(f"spec.dataset.{key} is {shown(value)}, which needs uri; remove it or set uri.")
         return
     if dataset.sha256 is not None and dataset.revision is not None:
         raise SpecError("spec.dataset has sha256 and revision, which both say what the uri holds; set only one.")
+    if dataset.secret_name is not None and dataset.uri.startswith("file:"):
+        raise SpecError(
+            f"spec.dataset.secretName is {shown(dataset.secret_name)} but spec.dataset.uri is a file URI; remove it."
+        )
     _check_source(dataset.uri, dataset.claim_name, "spec.dataset")
 
 

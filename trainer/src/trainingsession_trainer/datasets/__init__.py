@@ -8,6 +8,7 @@ from trainingsession_trainer.config import Dataset as DatasetSpec
 from trainingsession_trainer.reporting import Reporter
 
 from . import folder, named, npz
+from .credentials import NONE, read_credentials
 from .fetch import DATASET_MOUNT, fetch
 from .files import Disk, Stop
 from .splits import Dataset, Split
@@ -25,7 +26,8 @@ def open_dataset(dataset: DatasetSpec, work: Path, reporter: Reporter, stop: Sto
     if source is None:
         return named.open_named(str(dataset.name), work, reporter, stop, disk)
     target = work / "download"
-    found = fetch(source, "spec.dataset", DATASET_MOUNT, target, reporter, stop, disk)
+    credentials = read_credentials(dataset.secret_name, source.uri) if dataset.secret_name else NONE
+    found = fetch(source, "spec.dataset", DATASET_MOUNT, target, reporter, stop, disk, credentials)
     if dataset.is_npz:
         opened = npz.open_npz(found, source.uri, work, stop, disk)
     else:

@@ -1,4 +1,4 @@
-"""A download over http or https: in chunks, never onto the last of the disk, and again when the network hiccups."""
+"""A download: in chunks, never onto the last of the disk, and again when the network hiccups."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.client import HTTPException, HTTPMessage, IncompleteRead, InvalidURL
 from pathlib import Path
 from typing import IO
@@ -19,6 +20,9 @@ from trainingsession_trainer.errors import DataError, SpecError
 from trainingsession_trainer.reporting import Reporter
 from trainingsession_trainer.structure import clip, shown
 
+from . import credentials as given
+from . import object_store
+from .credentials import Credentials
 from .files import CHUNK, Disk, Stop, check_stop, free_bytes, is_full
 
 NETWORK_SECONDS = 30
@@ -39,6 +43,7 @@ def download(
     reporter: Reporter,
     stop: Stop,
     disk: Disk | None = None,
+    credentials: Credentials = given.NONE,
     *,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
@@ -52,7 +57,7 @@ def download(
     seconds, deadline = 1.0, math.inf
     while True:
         try:
-            return _attempt(uri, field, target, reporter, stop, disk)
+            return _attempt(uri, field, target, reporter, stop, disk, credentials)
         except (ValueError, OverflowError, InvalidURL) as error:
             raise SpecError(
                 f"{field}.uri is {shown(uri)}, which is no address that can be opened ({clip(str(error))}); correct it."
@@ -82,15 +87,32 @@ class _WebRedirects(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _attempt(uri: str, field: str, target: Path, reporter: Reporter, stop: Stop, disk: Disk) -> str:
+@contextmanager
+def _opened(uri: str, credentials: Credentials) -> Iterator[tuple[Callable[[int], bytes], int | None]]:
+    """Open an address; gives what reads from it, and how many bytes there are where that is known."""
+    if object_store.is_object(uri):
+        with object_store.open_object(uri, credentials, NETWORK_SECONDS) as (content, size):
+            yield content.read, size
+        return
+    request = Request(_quoted(uri))  # noqa: S310 - the spec's pattern leaves http and https
+    authorization = given.authorization(credentials)
+    if authorization is not None:
+        # Not sent along with a redirect, which may lead to somebody else.
+        request.add_unredirected_header("Authorization", authorization)
+    with build_opener(_WebRedirects).open(request, timeout=NETWORK_SECONDS) as answer:
+        # Takes what has come, so that a slow server does not keep the session from stopping.
+        yield answer.read1, answer.length
+
+
+def _attempt(
+    uri: str, field: str, target: Path, reporter: Reporter, stop: Stop, disk: Disk, credentials: Credentials
+) -> str:
     check_stop(stop, _DOING)
-    opener = build_opener(_WebRedirects)
-    with opener.open(_quoted(uri), timeout=NETWORK_SECONDS) as answer, target.open("wb") as file:
-        room, size = disk.room(), answer.length
+    with _opened(uri, credentials) as (read, size), target.open("wb") as file:
+        room = disk.room()
         _check_room(size or 0, room, uri, field, disk)
         digest, done, told = hashlib.sha256(), 0, time.monotonic()
-        # Takes what has come, so that a slow server does not keep the session from stopping.
-        while chunk := answer.read1(CHUNK):
+        while chunk := read(CHUNK):
             check_stop(stop, _DOING)
             _check_room(len(chunk), min(room - done, free_bytes(target.parent)), uri, field, disk)
             digest.update(chunk)
@@ -126,7 +148,8 @@ def _may_pass(error: OSError | HTTPException) -> bool:
     cause = error.reason if isinstance(error, URLError) else error
     if isinstance(cause, socket.gaierror):
         return cause.errno != socket.EAI_NONAME
-    return isinstance(cause, OSError | IncompleteRead) and not isinstance(cause, ssl.SSLCertVerificationError)
+    final = isinstance(cause, ssl.SSLCertVerificationError | PermissionError | FileNotFoundError)
+    return isinstance(cause, OSError | IncompleteRead) and not final
 
 
 def _cause(error: OSError | HTTPException) -> str:

@@ -10,6 +10,7 @@ from trainingsession_trainer.errors import DataError
 from trainingsession_trainer.reporting import Reporter
 from trainingsession_trainer.structure import clip
 
+from .credentials import NONE, Credentials
 from .download import download
 from .files import Disk, Stop, sha256_of
 
@@ -24,6 +25,7 @@ def fetch(
     reporter: Reporter,
     stop: Stop,
     disk: Disk | None = None,
+    credentials: Credentials = NONE,
 ) -> Path:
     """Give the local path of the file, or of a folder on a claim; raises DataError or SpecError naming `field`.
 
@@ -31,7 +33,7 @@ def fetch(
     """
     if not source.uri.startswith("file:"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _check(source, field, download(source.uri, field, target, reporter, stop, disk))
+        _check(source, field, download(source.uri, field, target, reporter, stop, disk, credentials))
         return target
     try:
         path = _local(source, field, mount)

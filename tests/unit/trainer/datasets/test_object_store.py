@@ -1,0 +1,140 @@
+"""Objects of a real S3 server (moto) and an emulator of Google Cloud Storage, both on loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from urllib.request import Request, urlopen
+
+import boto3
+import pytest
+from botocore.config import Config
+from gcp_storage_emulator.server import create_server
+from moto.server import ThreadedMotoServer
+
+from pictures import go_on, layout, quiet, stop_at, write_tar
+from real_mongod import free_port
+from trainingsession_trainer.config import parse_spec
+from trainingsession_trainer.datasets import credentials, open_dataset
+from trainingsession_trainer.datasets import download as downloads
+from trainingsession_trainer.datasets.download import download
+from trainingsession_trainer.datasets.files import RESERVE_BYTES, Disk
+from trainingsession_trainer.errors import DataError, Stopped
+
+BODY = os.urandom(9_000_000)
+KEYS = {"accessKeyId": "AKIDEXAMPLE", "secretAccessKey": "secret", "region": "eu-central-1"}
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """Keys with the endpoint of a server that has a bucket."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id="x",
+        aws_secret_access_key="x",
+        region_name="eu-central-1",
+        config=Config(s3={"addressing_style": "path"}),
+    )
+    client.create_bucket(Bucket="flowers", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    client.put_object(Bucket="flowers", Key="a b/ü?.bin", Body=BODY)
+    yield {**KEYS, "endpoint": endpoint}, client
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def gs():
+    """The endpoint of an emulator that has a bucket with an object."""
+    port = free_port()
+    server = create_server("127.0.0.1", port, in_memory=True, default_bucket="flowers")
+    server.start()
+    address = f"http://127.0.0.1:{port}"
+    upload = f"{address}/upload/storage/v1/b/flowers/o?uploadType=media&name=a%20b.bin"
+    urlopen(Request(upload, BODY[:100_000], {"content-type": "application/octet-stream"})).close()
+    yield {"endpoint": address}
+    server.stop()
+
+
+def fetched(tmp_path, uri, keys, stop=go_on, disk=None, **options):
+    return download(uri, "spec.dataset", tmp_path / "download", quiet(), stop, disk, keys, **options)
+
+
+def refused(tmp_path, uri, keys, **options):
+    """The sentence, and the seconds that would have been waited."""
+    waited = []
+    with pytest.raises(DataError) as caught:
+        fetched(tmp_path, uri, keys, pause=waited.append, clock=lambda: sum(waited), **options)
+    return str(caught.value), sum(waited)
+
+
+def test_an_object_of_s3_is_read_whole(tmp_path, s3):
+    assert fetched(tmp_path, "s3://flowers/a b/ü?.bin", s3[0]) == hashlib.sha256(BODY).hexdigest()
+    assert (tmp_path / "download").read_bytes() == BODY
+
+
+def test_an_object_of_google_cloud_storage_is_read_whole(tmp_path, gs):
+    digest = hashlib.sha256(BODY[:100_000]).hexdigest()
+    assert fetched(tmp_path, "gs://flowers/a b.bin", gs) == digest
+
+
+def test_an_object_that_is_not_there_is_named_and_not_waited_for(tmp_path, s3, gs):
+    for uri, keys in (("s3://flowers/none", s3[0]), ("s3://nobody/none", s3[0]), ("gs://flowers/none", gs)):
+        sentence, waited = refused(tmp_path, uri, keys)
+        assert sentence.startswith(f"spec.dataset.uri {uri} cannot be downloaded (")
+        assert waited == 0
+
+
+def test_a_server_that_does_not_answer_is_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads, "RETRY_SECONDS", 2)
+    sentence, waited = refused(tmp_path, "s3://flowers/a", {**KEYS, "endpoint": f"http://127.0.0.1:{free_port()}"})
+    assert "Could not connect to the endpoint" in sentence
+    assert waited == 1
+
+
+def test_a_name_that_no_bucket_has_is_not_waited_for(tmp_path, s3):
+    sentence, waited = refused(tmp_path, "s3://Flowers!/a", s3[0])
+    assert "Invalid bucket name" in sentence
+    assert waited == 0
+
+
+def test_an_object_larger_than_the_disk_is_refused_before_its_first_byte(tmp_path, s3):
+    sentence, _ = refused(tmp_path, "s3://flowers/a b/ü?.bin", s3[0], disk=Disk(tmp_path, RESERVE_BYTES + 1_000))
+    assert "9,000,000 bytes are still to come and 1,000 may be written" in sentence
+    assert not (tmp_path / "download").stat().st_size
+
+
+def test_a_session_is_stopped_while_an_object_is_read(tmp_path, s3):
+    with pytest.raises(Stopped, match="Stopped while a file was downloaded"):
+        fetched(tmp_path, "s3://flowers/a b/ü?.bin", s3[0], stop_at(4))
+
+
+def test_a_key_file_of_google_that_is_none_is_said_to_be(tmp_path):
+    with pytest.raises(DataError, match=r"Key serviceAccount\.json of spec\.dataset\.secretName is not JSON"):
+        fetched(tmp_path, "gs://flowers/a", {"serviceAccount.json": "{"})
+
+
+def test_a_session_reads_its_data_set_with_the_keys_of_its_secret(tmp_path, s3, monkeypatch):
+    keys, client = s3
+    archive = write_tar(tmp_path / "a.tar", layout(cat=5, dog=5)).read_bytes()
+    client.put_object(Bucket="flowers", Key="flowers.tar", Body=archive)
+    folder = tmp_path / "secret"
+    folder.mkdir()
+    for key, value in keys.items():
+        (folder / key).write_text(value + "\n")
+    monkeypatch.setattr(credentials.read_credentials, "__defaults__", (folder,))
+    dataset = {
+        "uri": "s3://flowers/flowers.tar",
+        "secretName": "flowers",
+        "sha256": hashlib.sha256(archive).hexdigest(),
+    }
+    spec = parse_spec({"dataset": dataset, "baseModel": {"name": "MobileNet"}})
+    before = json.dumps(dict(os.environ), sort_keys=True)
+    assert len(open_dataset(spec.dataset, tmp_path / "work", quiet(), go_on).train) == 8
+    assert json.dumps(dict(os.environ), sort_keys=True) == before, "no key is put into the environment"
