@@ -195,6 +195,15 @@ class ClassWeights:
 
 
 @dataclass(frozen=True)
+class FineTune:
+    """The second phase, in which the last layers of the base model are trained too."""
+
+    layers: int = accepts(minimum=1, maximum=10000)
+    learning_rate: float = accepts(1e-5, above=0, maximum=10)
+    epochs: int = accepts(5, minimum=1, maximum=10000)
+
+
+@dataclass(frozen=True)
 class Training:
     """How the head is trained."""
 
@@ -204,6 +213,7 @@ class Training:
     early_stopping: EarlyStopping | None = None
     class_weights: ClassWeights | None = None
     metrics: tuple[str, ...] = accepts((), enum=METRICS, max_items=6)
+    fine_tune: FineTune | None = None
     batch_size: int = accepts(32, minimum=1, maximum=65536)
     epochs: int = accepts(20, minimum=1, maximum=10000)
     restore_best: bool = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,12 +17,14 @@ from pymongo.database import Database
 
 from . import artifacts
 from .accelerators import check_accelerators
+from .batches import Examples
 from .checkpoints import Checkpoints
-from .config import Session, parse_identity, parse_session
+from .config import Session, Training, parse_identity, parse_session
 from .errors import AcceleratorError, DataError, SpecError, Stopped, TrainerError
 from .evaluation import evaluate, metrics_of
 from .feature_catalog import Use
 from .features import FeaturesSummary, PreparedFeatures, SessionFeatures, Validate
+from .fine_tuning import check_fine_tuning, fine_tune
 from .head import build_head, standardize_from
 from .head_source import HeadSource, open_source
 from .mongodb import Document
@@ -30,7 +33,7 @@ from .records import Published, Result, SessionRecord
 from .reporting import Reporter
 from .schedule import check_classes
 from .task import Task
-from .training import bind, fit_head
+from .training import History, bind, fit_head
 
 IMAGE_VARIABLE = "TRAININGSESSION_IMAGE"
 
@@ -97,6 +100,8 @@ def run_session(
     if spec.head.from_session is not None:
         source = open_source(spec.head.from_session, session.namespace, database, record, folder, stop)
     validate = head_check(session, source)
+    if spec.training.fine_tune is not None:
+        check_fine_tuning(spec.training, features.base(), features.budget)
     if task is Task.EXTRACT:
         stored = features.stored(validate)
         record.describe({}, _facts(features.summary(stored)))
@@ -116,35 +121,17 @@ def run_session(
     record.describe(samples, _facts(prepared.summary))
 
     reporter.phase("Training")
-    # Keras draws initial weights from the global seed; from here on every random number has one owner.
-    keras.utils.set_random_seed(spec.training.seed)
-    shape, classes = prepared.feature_shape, len(prepared.class_names)
-    if source is not None:
-        head = build_head(source.head_for(spec.head, shape, classes), shape, classes, source.standardization)
-        source.load_into(head)
-        reporter.info(f"The head and its weights are those of session {source.session}")
-    else:
-        standardization = standardize_from(prepared.train) if spec.head.standardize else None
-        head = build_head(spec.head, shape, classes, standardization)
+    head = initial_head(session, prepared, source, reporter)
     reporter.info(
         f"Training the head ({head.count_params():,} weights) on {samples['train']:,} images, "
         f"{samples['validation']:,} held back for validation"
     )
     checkpoints = Checkpoints(database, record, bind(session, prepared.summary.key), reporter, stop)
-    history = fit_head(
-        head,
-        spec.training,
-        prepared.train,
-        prepared.validation,
-        class_names=prepared.class_names,
-        checkpoints=checkpoints,
-        reporter=reporter,
-        stop=stop,
-    )
+    model, test, history = train(session.spec.training, head, prepared, features, checkpoints, reporter, stop)
     if spec.training.restore_best and samples["validation"]:
         reporter.info(f"Kept the weights of epoch {history.kept}, which has the lowest validation loss")
 
-    evaluation = evaluate(head, spec.training, prepared.test)
+    evaluation = evaluate(model, spec.training, test)
     low, high = evaluation.interval
     reporter.info(
         f"Accuracy {evaluation.accuracy:.4f} on {samples['test']:,} test images (95 % interval {low:.4f} to {high:.4f})"
@@ -160,6 +147,9 @@ def run_session(
         history=history,
         evaluation=evaluation,
     )
+    if spec.training.fine_tune is not None:
+        # Without the base model as it is now, which only model.keras has, the head's weights are good for nothing.
+        paths = [path for path in paths if path.name != "head.weights.h5"]
     if stop():
         raise Stopped("Stopped before the result was published; the next attempt finds the features.")
     uploaded = artifacts.upload(database, session, paths, stop)
@@ -169,6 +159,65 @@ def run_session(
     else:
         reporter.info("An earlier attempt has published the result already; this one's is dropped")
     checkpoints.remove()
+
+
+def initial_head(
+    session: Session, prepared: PreparedFeatures, source: HeadSource | None, reporter: Reporter
+) -> keras.Model:
+    """Build the head that is trained: the spec's with weights by its seed, or an earlier session's."""
+    spec, shape, classes = session.spec, prepared.feature_shape, len(prepared.class_names)
+    # Keras draws initial weights from the global seed; from here on every random number has one owner.
+    keras.utils.set_random_seed(spec.training.seed)
+    if source is None:
+        standardization = standardize_from(prepared.train) if spec.head.standardize else None
+        return build_head(spec.head, shape, classes, standardization)
+    head = build_head(source.head_for(spec.head, shape, classes), shape, classes, source.standardization)
+    source.load_into(head)
+    reporter.info(f"The head and its weights are those of session {source.session}")
+    return head
+
+
+def train(
+    training: Training,
+    head: keras.Model,
+    prepared: PreparedFeatures,
+    features: SessionFeatures,
+    checkpoints: Checkpoints,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+) -> tuple[keras.Model, Examples, History]:
+    """Train the head, and with fineTune the end of the base model; give the model, what it is tested on, its history.
+
+    The head and the base model of `prepared` are trained in place. Raises TrainerError.
+    """
+    fit = partial(
+        fit_head,
+        head,
+        training,
+        prepared.train,
+        prepared.validation,
+        class_names=prepared.class_names,
+        checkpoints=checkpoints,
+        reporter=reporter,
+        stop=stop,
+    )
+    if training.fine_tune is None:
+        return head, prepared.test, fit()
+    base = prepared.base()
+    images, validation, test = features.images(base)
+    tuned = fine_tune(
+        head,
+        base,
+        training,
+        images,
+        validation,
+        fit,
+        class_names=prepared.class_names,
+        checkpoints=checkpoints,
+        reporter=reporter,
+        stop=stop,
+    )
+    return tuned.model, test, tuned.history
 
 
 def help_extracting(
