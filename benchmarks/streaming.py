@@ -46,7 +46,14 @@ def seconds_per_epoch(spec: config.Spec, training: Examples, validation: Example
     head = build_head(spec.head, SHAPE, 10, standardize_from(training))
     with new_checkpoints(quiet()) as checkpoints:
         history = fit_head(
-            head, spec.training, training, validation, checkpoints=checkpoints, reporter=quiet(), stop=never
+            head,
+            spec.training,
+            training,
+            validation,
+            class_names=[str(number) for number in range(10)],
+            checkpoints=checkpoints,
+            reporter=quiet(),
+            stop=never,
         )
     return statistics.median(epoch.seconds for epoch in history.epochs[1:])
 

@@ -122,6 +122,7 @@ def main() -> None:
             Training(epochs=ROUNDS + 1),
             bench.examples,
             nothing,
+            class_names=[str(number) for number in range(CLASSES)],
             checkpoints=checkpoints,
             reporter=turns,
             stop=lambda: False,

@@ -3,7 +3,7 @@
     step     Job               device   task     when
     STORED   <name>-<uid8>     CPU      train    gpuWhenCached is never, and every feature is in the store
     EXTRACT  <name>-<uid8>     GPU      extract  gpuForHead is never, and not STORED
-    WHOLE    <name>-<uid8>     either   all      neither of these, or no GPUs are asked for
+    WHOLE    <name>-<uid8>     either   all      neither of these, no GPUs are asked for, or fineTune is
     HEAD     <name>-<uid8>-h   CPU      train    EXTRACT has stored every feature
     AGAIN    <name>-<uid8>-g   GPU      all      STORED or HEAD met a missing or damaged shard (exit code 76)
 
@@ -58,7 +58,8 @@ def first(session: Session, *, stored: bool) -> Step:
     """Give the first step; `stored` says that every feature that the session needs is in the store."""
     if stored and recipe_to_find(session) is not None:
         return STORED
-    return EXTRACT if session.resources.gpus and session.resources.gpu_for_head == "never" else WHOLE
+    apart = session.resources.gpus and session.resources.gpu_for_head == "never" and not _fine_tunes(session)
+    return EXTRACT if apart else WHOLE
 
 
 def following(step: Step, *, exit_code: int | None, extracted: bool) -> Step | None:
@@ -74,7 +75,7 @@ def following(step: Step, *, exit_code: int | None, extracted: bool) -> Step | N
 
 def recipe_to_find(session: Session) -> str | None:
     """Give the recipe under which features may be stored; None where it would change nothing or nobody can know."""
-    if not session.resources.gpus or session.resources.gpu_when_cached != "never":
+    if not session.resources.gpus or session.resources.gpu_when_cached != "never" or _fine_tunes(session):
         return None
     if (session.spec.get("module") or {}).get("input") == "images":
         # It needs no features, and its GPUs for itself.
@@ -107,9 +108,15 @@ def placement(session: Session, step: Step) -> Json:
     }
 
 
+def _fine_tunes(session: Session) -> bool:
+    return bool((session.spec.get("training") or {}).get("fineTune"))
+
+
 def _why_whole(session: Session) -> str:
     if not session.resources.gpus:
         return "resources.gpus is 0."
+    if _fine_tunes(session):
+        return "training.fineTune trains the base model on images."
     if session.resources.gpu_when_cached != "never":
         return "resources.gpuWhenCached is always."
     if (session.spec.get("module") or {}).get("input") == "images":

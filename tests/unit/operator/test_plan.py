@@ -76,11 +76,18 @@ def test_every_step_says_where_it_runs_and_why():
     assert len({told[step]["reason"] for step in STEPS}) == len(STEPS)
 
 
+def test_fine_tuning_needs_the_gpu_although_all_features_are_stored_and_the_head_needs_none():
+    given = session(training={"fineTune": {"layers": 3}}, resources={"gpuForHead": "never"})
+    assert plan.first(given, stored=True) == plan.first(given, stored=False) == WHOLE
+    assert plan.device(given, WHOLE) == "GPU"
+
+
 @pytest.mark.parametrize(
     ("spec", "why"),
     [
         ({"resources": {"gpus": 0}}, "resources.gpus is 0."),
         ({"resources": {"gpuWhenCached": "always"}}, "resources.gpuWhenCached is always."),
+        ({"training": {"fineTune": {"layers": 3}}}, "training.fineTune trains the base model on images."),
         ({"dataset": {"name": None, "uri": "https://example.org/a.tar"}}, "Only reading the data set"),
         ({}, "Features that the session needs are not in the store yet."),
     ],

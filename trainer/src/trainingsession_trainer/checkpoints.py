@@ -55,6 +55,7 @@ class Checkpoints:
         self._bucket = GridFSBucket(database, BUCKET)
         self._record = record
         self._binding = binding
+        self._head_epochs: int | None = None
         self._reporter = reporter
         self._stop = stop
         self._every_seconds = every_seconds
@@ -76,13 +77,33 @@ class Checkpoints:
         if named is not None:
             try:
                 data = self._read(named, most_bytes(like, epochs))
-                found = self._latest = read_snapshot(data, like, weights, self._binding)
+                found = self._latest = read_snapshot(data, like, weights, self._bound)
                 self._stored = found.epoch
             except SnapshotError as error:
                 self._reporter.info(f"The checkpoint of an earlier attempt is not used: it {error}; starting anew")
         # Only the attempt that holds the record names files, so what it does not name now is named by nobody.
         self._delete_all(keep=named.get("file") if named is not None and found is not None else None)
         return found
+
+    def fine_tuned_after(self) -> int | None:
+        """Give the head's epochs where the checkpoint that the record names is one of fine-tuning."""
+        found = (self._record.checkpoint() or {}).get("headEpochs")
+        return found if isinstance(found, int) else None
+
+    def enter_fine_tuning(self, head_epochs: int) -> None:
+        """Make what is loaded and stored from now on one of the phase that follows so many epochs of the head."""
+        self._end_saving(self._last_seconds)
+        self._head_epochs, self._due = head_epochs, 0.0
+
+    def leave_fine_tuning(self) -> None:
+        """Be as at first: the head is trained anew."""
+        self._head_epochs = None
+
+    @property
+    def _bound(self) -> Binding:
+        if self._head_epochs is None:
+            return self._binding
+        return {**self._binding, "phase": f"fine-tuning after {self._head_epochs}"}
 
     def offer(self, snapshot: Snapshot) -> None:
         """Take the state after an epoch, and begin to store it when the last time is long enough ago.
@@ -93,7 +114,8 @@ class Checkpoints:
         self._end_saving(0.0)
         if self._saving is None and time.monotonic() >= self._due:
             self._due = time.monotonic() + self._every_seconds
-            self._saving = _Saving(snapshot.epoch, lambda: self._save(snapshot, PATIENCE_SECONDS, 0.0))
+            bound, after = self._bound, self._head_epochs
+            self._saving = _Saving(snapshot.epoch, lambda: self._save(snapshot, bound, after, PATIENCE_SECONDS, 0.0))
 
     def save_latest(self) -> str:
         """Store the latest state before the attempt ends, and say what the next one goes on with.
@@ -144,13 +166,14 @@ class Checkpoints:
         if self._latest is None or self._latest.epoch == self._stored:
             return
         seconds = max(1.0, deadline - time.monotonic())  # 0 would be no limit at all
-        self._save(self._latest, seconds, seconds)
+        self._save(self._latest, self._bound, self._head_epochs, seconds, seconds)
         self._stored = self._latest.epoch
 
-    def _save(self, snapshot: Snapshot, seconds: float, patience: float) -> None:
+    def _save(self, snapshot: Snapshot, bound: Binding, after: int | None, seconds: float, patience: float) -> None:
         """Store and name a snapshot within `seconds`; `patience` is for a MongoDB that is away."""
         with pymongo.timeout(seconds):
-            named = patiently(lambda: self._upload(snapshot), "store the checkpoint", patience)
+            named = patiently(lambda: self._upload(snapshot, bound), "store the checkpoint", patience)
+            named |= {"headEpochs": after} if after is not None else {}
             try:
                 before = self._record.name_checkpoint(named, patience)
             except Replaced:
@@ -160,11 +183,11 @@ class Checkpoints:
             if before is not None and before.get("file") != named["file"]:
                 self._delete(before.get("file"))
 
-    def _upload(self, snapshot: Snapshot) -> Document:
+    def _upload(self, snapshot: Snapshot, bound: Binding) -> Document:
         stream = self._bucket.open_upload_stream(self._binding["session"], metadata={"epoch": snapshot.epoch})
         try:
             file = _Digesting(stream)
-            write_snapshot(cast("IO[bytes]", file), snapshot, self._binding)
+            write_snapshot(cast("IO[bytes]", file), snapshot, bound)
             stream.close()
         except BaseException:
             with contextlib.suppress(PyMongoError):

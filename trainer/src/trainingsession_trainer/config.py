@@ -222,6 +222,15 @@ class ClassWeights:
 
 
 @dataclass(frozen=True)
+class FineTune:
+    """The second phase, in which the last layers of the base model are trained too."""
+
+    layers: int = accepts(minimum=1, maximum=10000)
+    learning_rate: float = accepts(1e-5, above=0, maximum=10)
+    epochs: int = accepts(5, minimum=1, maximum=10000)
+
+
+@dataclass(frozen=True)
 class Training:
     """How the head is trained."""
 
@@ -231,6 +240,7 @@ class Training:
     early_stopping: EarlyStopping | None = None
     class_weights: ClassWeights | None = None
     metrics: tuple[str, ...] = accepts((), enum=METRICS, max_items=6)
+    fine_tune: FineTune | None = None
     batch_size: int = accepts(32, minimum=1, maximum=65536)
     epochs: int = accepts(20, minimum=1, maximum=10000)
     restore_best: bool = True
@@ -352,6 +362,12 @@ class Spec:
     artifacts: Artifacts = field(default_factory=Artifacts)
     reuse_result: str = accepts("Never", enum=("Never", "IfIdentical"))
 
+    @property
+    def exports(self) -> tuple[str, ...]:
+        """The exports to make. A base model that was trained is nowhere but in the complete model."""
+        wanted = self.artifacts.wanted
+        return wanted if self.training.fine_tune is None or "keras" in wanted else ("keras", *wanted)
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -412,6 +428,11 @@ def parse_spec(data: object) -> Spec:
         raise SpecError(
             "spec.training.earlyStopping watches validation images, and spec.dataset.validationSplit is 0; "
             "raise it or remove earlyStopping."
+        )
+    if spec.training.fine_tune is not None and spec.training.repeats != 1:
+        raise SpecError(
+            f"spec.training.repeats is {spec.training.repeats}, which trains several heads on the same features, and "
+            "fineTune changes those; remove one of them."
         )
     _check_module(spec)
     if spec.base_model.weights is None and spec.base_model.weights_from is None:

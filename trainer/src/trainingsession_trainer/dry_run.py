@@ -27,7 +27,7 @@ from .loading import Part, memory_budget
 from .mongodb import Document
 from .objective import check_training
 from .reporting import Reporter, duration
-from .run import describe
+from .sentences import describe
 
 _MIB = 1 << 20
 # Of each weight of the head: its value, its gradient, and most often two of the optimizer's, as float32.

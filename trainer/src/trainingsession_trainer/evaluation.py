@@ -11,8 +11,9 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from .epochs import evaluation_batch
 from .objective import build_loss, build_metrics, wants_one_hot
-from .training import History, evaluation_batch
+from .training import History
 
 if TYPE_CHECKING:
     from .batches import Examples, Labels

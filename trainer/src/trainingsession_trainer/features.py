@@ -32,6 +32,7 @@ from .extraction import Extraction
 from .feature_catalog import FeatureCatalog, Manifest, StoredSet, Use
 from .feature_sets import EXTRACTOR_VERSION, FeatureSet, describe_set, images_per_shard, key_of
 from .feature_store import FeatureStore
+from .image_examples import ImageExamples
 from .kept_weights import KeptWeights
 from .loading import DamagedFeatures, Loader, Part, memory_budget
 from .mongodb import Document
@@ -151,7 +152,7 @@ class SessionFeatures:
         A damaged shard is dropped and computed again. With `stored_only`, what is missing or damaged raises
         AcceleratorError. `known` are the keys that an earlier pod of the session has found, by split.
         """
-        loader = Loader(self._store, memory_budget(self._memory_limit), self._reporter)
+        loader = Loader(self._store, self.budget, self._reporter)
         for repairs_left in reversed(range(_REPAIRS)):
             found = self._find(validate, known)
             if found is None and stored_only:
@@ -204,6 +205,27 @@ class SessionFeatures:
 
     def _base_for(self, image_shape: Shape | None) -> BaseModel:
         return self._base.for_images(image_shape)
+
+    @property
+    def budget(self) -> int:
+        """Bytes that examples may take in memory."""
+        return memory_budget(self._memory_limit)
+
+    def base(self) -> BaseModel:
+        """Give the base model, built when it is first asked for."""
+        return self._base
+
+    def images(self, base: BaseModel) -> tuple[ImageExamples, ImageExamples, ImageExamples]:
+        """Give the images of training, validation and test themselves: the same as in what `prepare` gives."""
+        spec, dataset = self._spec.dataset, self._dataset
+        labels = dataset.train.labels[: prefix(len(dataset.train), spec.subset)]
+        held_back = validation_mask(labels, spec.validation_split)
+        tested = np.arange(prefix(len(dataset.test), spec.test_subset))
+        return (
+            ImageExamples(dataset.train, np.flatnonzero(~held_back), base, self._stop),
+            ImageExamples(dataset.train, np.flatnonzero(held_back), base, self._stop),
+            ImageExamples(dataset.test, tested, base, self._stop),
+        )
 
     def stored(self, validate: Validate) -> StoredFeatures:
         """Have all features in the store: found, computed here, or by others that are waited for."""

@@ -14,6 +14,7 @@ from .exports.model_card import model_card
 from .exports.reproducibility import describe_run
 from .mongodb import patiently
 from .repeats import seeds
+from .sentences import IMAGE_VARIABLE
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from .findings import Subject
     from .mongodb import Document
     from .reporting import Reporter
-
-IMAGE_VARIABLE = "TRAININGSESSION_IMAGE"
 
 
 def write_papers(

@@ -18,14 +18,15 @@ import numpy.typing as npt
 
 from .checkpoints import Checkpoints
 from .evaluation import Evaluation, evaluate
-from .head import build_head, standardize_from
-from .training import History, bind, fit_head
+from .one_training import initial_head, train_once
+from .training import History, bind
 
 if TYPE_CHECKING:
     from pymongo.database import Database
 
+    from .batches import Examples
     from .config import Session
-    from .features import PreparedFeatures
+    from .features import PreparedFeatures, SessionFeatures
     from .head_source import HeadSource
     from .mongodb import Document
     from .records import SessionRecord
@@ -52,6 +53,7 @@ class Trained:
 def train_heads(
     session: Session,
     prepared: PreparedFeatures,
+    features: SessionFeatures,
     database: Database[Document],
     record: SessionRecord,
     reporter: Reporter,
@@ -66,50 +68,31 @@ def train_heads(
     """
     spec, binding = session.spec, bind(session, prepared.summary.key)
 
-    def train(seed: int) -> tuple[keras.Model, History, Checkpoints]:
-        """Train one head, from its own checkpoint if it has one."""
-        # Keras draws initial weights from the global seed; from here on every random number has one owner.
-        keras.utils.set_random_seed(seed)
-        shape, classes = prepared.feature_shape, len(prepared.class_names)
-        if source is not None:
-            head = build_head(source.head_for(spec.head, shape, classes), shape, classes, source.standardization)
-            source.load_into(head)
-            reporter.info(f"The head and its weights are those of session {source.session}")
-        else:
-            standardization = standardize_from(prepared.train) if spec.head.standardize else None
-            head = build_head(spec.head, shape, classes, standardization)
+    def train(seed: int) -> tuple[keras.Model, keras.Model, Examples, History, Checkpoints]:
+        """Train one head, from its own checkpoint if it has one; gives it, and what is tested on which examples."""
+        training = replace(spec.training, seed=seed)
+        head = initial_head(session, training, prepared, source, reporter)
         reporter.info(
             f"Training the head ({head.count_params():,} weights) on {len(prepared.train):,} images, "
             f"{len(prepared.validation):,} held back for validation"
         )
         checkpoints = Checkpoints(database, record, {**binding, "seed": str(seed)}, reporter, stop)
-        history = fit_head(
-            head,
-            replace(spec.training, seed=seed),
-            prepared.train,
-            prepared.validation,
-            class_names=prepared.class_names,
-            checkpoints=checkpoints,
-            reporter=reporter,
-            stop=stop,
-        )
+        model, test, history = train_once(training, head, prepared, features, checkpoints, reporter, stop)
         if spec.training.restore_best and len(prepared.validation):
             reporter.info(f"Kept the weights of epoch {history.kept}, which has the lowest validation loss")
-        return head, history, checkpoints
+        return head, model, test, history, checkpoints
 
     def accuracy_with(seed: int) -> tuple[float, Callable[[], None]]:
-        head, _, checkpoints = train(seed)
+        _, model, test, _, checkpoints = train(seed)
         checkpoints.settle()
-        return evaluate(head, spec.training, prepared.test).accuracy, checkpoints.remove
+        return evaluate(model, spec.training, test).accuracy, checkpoints.remove
 
     first, *others = seeds(spec.training.seed, spec.training.repeats)
     accuracies = train_others(others, accuracy_with, binding, record, reporter)
     if accuracies:
         reporter.info(f"Head {len(accuracies) + 1} of {len(accuracies) + 1}, with seed {first}: it is published")
-    head, history, checkpoints = train(first)
-    evaluation = evaluate(
-        head, spec.training, prepared.test, train_labels=prepared.train.labels, probabilities=probabilities
-    )
+    head, model, test, history, checkpoints = train(first)
+    evaluation = evaluate(model, spec.training, test, train_labels=prepared.train.labels, probabilities=probabilities)
     repeats = summary((evaluation.accuracy, *accuracies)) if accuracies else None
     if repeats:
         reporter.info(

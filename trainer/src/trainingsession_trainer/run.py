@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import keras
-import tensorflow as tf
 from pymongo.database import Database
 
 from . import artifacts
@@ -21,17 +15,20 @@ from .datasets import Disk
 from .errors import AcceleratorError, DataError, SpecError, Stopped, TrainerError
 from .evaluation import metrics_of
 from .feature_catalog import Use
-from .features import FeaturesSummary, PreparedFeatures, SessionFeatures, Validate
+from .features import SessionFeatures, Validate
 from .findings import Subject, room_for_probabilities, write_findings
+from .fine_tuning import check_fine_tuning
 from .head import build_head
 from .head_source import HeadSource, open_source
 from .mongodb import Document
 from .objective import check_training
-from .papers import IMAGE_VARIABLE, write_papers
+from .own_python import run_own_python
+from .papers import write_papers
 from .records import Published, Result, SessionRecord
 from .repeats import train_heads
 from .reporting import Reporter
 from .schedule import check_classes
+from .sentences import bug_sentence, check_parts, describe, facts_of, trainer_facts
 from .task import Task
 
 
@@ -56,7 +53,7 @@ def run_attempt(
     """
     identity = parse_identity(document)
     record = SessionRecord(database, identity.uid, attempt, stop)
-    if not record.claim(_trainer_facts()):
+    if not record.claim(trainer_facts()):
         reporter.info(f"Session {identity.namespace}/{identity.name} has its result already; nothing to do.")
         return
     reporter.attach(record)
@@ -103,9 +100,11 @@ def run_session(
     if spec.head.from_session is not None:
         source = open_source(spec.head.from_session, session.namespace, database, record, folder, stop)
     validate = head_check(session, source)
+    if spec.training.fine_tune is not None:
+        check_fine_tuning(spec.training, features.base(), features.budget)
     if task is Task.EXTRACT:
         stored = features.stored(validate)
-        record.describe({}, _facts(features.summary(stored)), features.check(stored))
+        record.describe({}, facts_of(features.summary(stored)), features.check(stored))
         record.extracted(stored.keys)
         reporter.info("All features are stored; a Job without a GPU trains the head")
         return
@@ -113,18 +112,18 @@ def run_session(
         prepared = features.prepare(validate, stored_only=True, known=record.extracted_sets())
     else:
         prepared = features.prepare(validate)
-    _check_parts(prepared)
+    check_parts(prepared)
     samples = {
         "train": len(prepared.train),
         "validation": len(prepared.validation),
         "test": len(prepared.test),
     }
-    record.describe(samples, _facts(prepared.summary), prepared.warnings)
+    record.describe(samples, facts_of(prepared.summary), prepared.warnings)
 
     reporter.phase("Training")
-    exports = spec.artifacts.wanted
+    exports = spec.exports
     probabilities = room_for_probabilities(folder, exports, samples["test"], len(prepared.class_names))
-    trained = train_heads(session, prepared, database, record, reporter, stop, source, probabilities)
+    trained = train_heads(session, prepared, features, database, record, reporter, stop, source, probabilities)
     head, history, evaluation = trained.head, trained.history, trained.evaluation
     low, high = evaluation.interval
     reporter.info(
@@ -146,6 +145,9 @@ def run_session(
         say=reporter.info,
         repeats=trained.repeats,
     )
+    if spec.training.fine_tune is not None:
+        # Without the base model as it is now, which only the complete models have, the head's weights are no use.
+        paths = [path for path in paths if path.name != "head.weights.h5"]
     subject = Subject(f"{session.namespace}/{session.name}", prepared, trained, probabilities)
     paths += write_findings(folder, subject, exports, reporter.info, stop)
     paths += write_papers(folder, subject, session, database, reporter, paths)
@@ -165,54 +167,6 @@ def run_session(
     else:
         reporter.info("An earlier attempt has published the result already; this one's is dropped")
     trained.checkpoints.remove()
-
-
-def run_own_python(
-    session: Session,
-    features: SessionFeatures,
-    database: Database[Document],
-    record: SessionRecord,
-    folder: Path,
-    reporter: Reporter,
-    stop: Callable[[], bool],
-    task: Task,
-    hidden: tuple[Path, ...],
-) -> None:
-    """Extract, run the user's module, evaluate, publish; raises TrainerError."""
-    from .modules import session as own
-
-    module = session.spec.module
-    assert module is not None  # noqa: S101 - the caller has looked
-    reporter.info(f"Session {session.namespace}/{session.name}: {describe(session)}, head by {module.entry_point}")
-    reporter.phase("Extracting")
-    running = own.Running(session, module, folder, reporter, stop, hidden)
-    own.fetch(running)
-    base = None
-    if module.input == "images":
-        if task is Task.EXTRACT:
-            record.extracted({})
-            return
-        handed = own.hand_images(running)
-        record.describe(handed.samples, {})
-    elif task is Task.EXTRACT:
-        stored = features.stored(lambda shape, classes: None)
-        record.describe({}, _facts(features.summary(stored)), features.check(stored))
-        record.extracted(stored.keys)
-        return
-    else:
-        stored_only = task is Task.TRAIN
-        known = record.extracted_sets() if stored_only else {}
-        prepared = features.prepare(lambda shape, classes: None, stored_only=stored_only, known=known)
-        _check_parts(prepared)
-        handed = own.hand_features(running, prepared)
-        record.describe(handed.samples, _facts(prepared.summary), prepared.warnings)
-        build = prepared.base
-        base = lambda: build().pixels_model()  # noqa: E731
-        # What was read into memory is in the module's files now, and the module needs the room.
-        del prepared
-    reporter.phase("Training")
-    predictions = own.train(running, handed)
-    own.publish(running, handed, predictions, base, database, record)
 
 
 def help_extracting(
@@ -242,22 +196,6 @@ def help_extracting(
         reporter.info("No shard is left to compute; done")
 
 
-def describe(session: Session) -> str:
-    """Say in one line what the session is about."""
-    dataset, base, training = session.spec.dataset, session.spec.base_model, session.spec.training
-    weights = base.weights if base.weights_from is None else base.weights_from.uri
-    return (
-        f"{(dataset.subset * 100).normalize():f} % of {dataset.title}, {base.name} with weights {weights}, "
-        f"{training.optimizer.name}, {training.epochs} epochs of batches of {training.batch_size}"
-    )
-
-
-def bug_sentence(error: Exception) -> str:
-    """Name a bug in one sentence."""
-    words = " ".join(str(error).split())[:1000]
-    return f"The trainer failed unexpectedly ({type(error).__name__}: {words}); see the log for the traceback."
-
-
 def head_check(session: Session, source: HeadSource | None = None) -> Validate:
     """Build the head once for its errors, as soon as the features' shape is known and before any image is read."""
 
@@ -269,31 +207,3 @@ def head_check(session: Session, source: HeadSource | None = None) -> Validate:
         build_head(head, feature_shape, len(class_names))
 
     return check
-
-
-def _facts(summary: FeaturesSummary) -> dict[str, Any]:
-    return {
-        "key": summary.key,
-        "shards": summary.shards,
-        "reused": summary.reused,
-        "computed": summary.computed,
-        "secondsSaved": round(summary.seconds_saved),
-        "gpuSecondsSaved": round(summary.gpu_seconds_saved),
-    }
-
-
-def _check_parts(prepared: PreparedFeatures) -> None:
-    if len(prepared.train) == 0:
-        raise DataError("No image is left for training; lower spec.dataset.validationSplit or raise subset.")
-    if len(prepared.test) == 0:
-        raise DataError("No image is left for the test; raise spec.dataset.testSubset or add test images.")
-
-
-def _trainer_facts() -> dict[str, Any]:
-    versions = {
-        "trainer": version("trainingsession-trainer"),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "python": platform.python_version(),
-    }
-    return {"image": os.environ.get(IMAGE_VARIABLE, ""), "versions": versions}
