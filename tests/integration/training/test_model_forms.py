@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -43,6 +45,14 @@ def images() -> np.ndarray:
 @pytest.fixture
 def mobile_net(make_spec, reporter, tmp_path: Path) -> keras.Model:
     return build(make_spec, reporter, tmp_path, "MobileNet", 32, alpha=0.25)
+
+
+def test_a_session_that_exports_no_onnx_does_not_import_it() -> None:
+    program = (
+        "import sys, trainingsession_trainer.run as run; print({'onnx', 'tf2onnx', 'onnxruntime'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_the_saved_model_gives_probabilities_and_names_for_images_of_any_size(mobile_net, images, tmp_path) -> None:

@@ -73,6 +73,19 @@ def test_every_artifact_is_there_with_its_digest(digits, record_of, storage) -> 
         "model.keras",
         "training_log.csv",
         "metrics.json",
+        "predictions.npz",
+        "events.out.tfevents.0",
+        "curves.png",
+        "confusion.png",
+        "worst_mistakes.json",
+        "worst_mistakes.png",
+        "doubtful_labels.json",
+        "doubtful_labels.png",
+        "learning_curve.json",
+        "learning_curve.png",
+        "reproducibility.json",
+        "model_card.md",
+        "log.txt",
     ]
     bucket = gridfs.GridFSBucket(storage, "artifacts")
     for artifact in artifacts:

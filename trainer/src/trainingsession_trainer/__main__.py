@@ -143,9 +143,9 @@ def command_line() -> argparse.ArgumentParser:
     export.add_argument(
         "--format",
         required=True,
-        choices=("saved-model", "onnx"),
-        help="saved-model: a tar as TensorFlow Serving loads it, uint8 images of any size in, probabilities and class "
-        "name out; onnx: images of the input size in, checked against Keras on 100 images",
+        choices=("keras", "saved-model", "onnx"),
+        help="keras: the complete model; saved-model: a tar as TensorFlow Serving loads it, uint8 images of any size "
+        "in, probabilities and class name out; onnx: images of the input size in, checked against Keras on 100 images",
     )
     export.add_argument("--output", type=Path, metavar="FILE", help="where to write it (default: its own name)")
     _add_storage(export)
@@ -221,11 +221,10 @@ def run_download(options: argparse.Namespace, stop: StopFlag) -> None:
 
 def run_export(options: argparse.Namespace, stop: StopFlag) -> None:
     """Make another form of a finished session's model."""
-    del stop
     from .model_export import export_model
 
-    form = {"saved-model": "savedModel", "onnx": "onnx"}[options.format]
-    export_model(options.name, form, options.mongodb_uri, options.data, options.output)
+    form = "savedModel" if options.format == "saved-model" else options.format
+    export_model(options.name, form, options.mongodb_uri, options.data, options.output, stop)
 
 
 def read_limit(file: Path) -> int | None:

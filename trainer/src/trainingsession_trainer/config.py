@@ -254,10 +254,14 @@ class Identity:
 
 @dataclass(frozen=True)
 class Session(Identity):
-    """One TrainingSession: whose it is and what to train; `recipe` names its features, where the spec alone can."""
+    """One TrainingSession: whose it is and what to train; `recipe` names its features, where the spec alone can.
+
+    `given` is the spec as it was written.
+    """
 
     spec: Spec
     recipe: str | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parse_identity(document: object) -> Identity:
@@ -284,7 +288,7 @@ def parse_session(document: object) -> Session:
     raw = typing.cast("Mapping[str, Any]", document).get("spec")
     spec = parse_spec(raw)
     recipe = recipe_digest(typing.cast("Mapping[str, Any]", raw))
-    return Session(identity.namespace, identity.name, identity.uid, spec, recipe)
+    return Session(identity.namespace, identity.name, identity.uid, spec, recipe, typing.cast("Mapping[str, Any]", raw))
 
 
 def parse_spec(data: object) -> Spec:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy.typing as npt
 
 from .checkpoints import Checkpoints
 from .evaluation import Evaluation, evaluate
@@ -54,8 +55,12 @@ def train_heads(
     record: SessionRecord,
     reporter: Reporter,
     stop: Callable[[], bool],
+    probabilities: npt.NDArray[Any] | None = None,
 ) -> Trained:
-    """Train and test the head with every seed that no earlier attempt has finished; raises TrainerError."""
+    """Train and test the head with every seed that no earlier attempt has finished; raises TrainerError.
+
+    `probabilities` [test images, classes] takes what the published head predicts.
+    """
     spec, binding = session.spec, bind(session, prepared.summary.key)
 
     def train(seed: int) -> tuple[keras.Model, History, Checkpoints]:
@@ -92,7 +97,9 @@ def train_heads(
     if accuracies:
         reporter.info(f"Head {len(accuracies) + 1} of {len(accuracies) + 1}, with seed {first}: it is published")
     head, history, checkpoints = train(first)
-    evaluation = evaluate(head, spec.training, prepared.test, train_labels=prepared.train.labels)
+    evaluation = evaluate(
+        head, spec.training, prepared.test, train_labels=prepared.train.labels, probabilities=probabilities
+    )
     repeats = summary((evaluation.accuracy, *accuracies)) if accuracies else None
     if repeats:
         reporter.info(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, TextIO
@@ -12,6 +13,7 @@ from .errors import StorageError
 RECORD_SECONDS = 3.0
 FAILED_RECORD_SECONDS = 30.0
 CONSOLE_SECONDS = 10.0
+TAIL_LINES = 2000
 PHASES = ("Extracting", "Training", "Publishing")
 
 
@@ -44,6 +46,7 @@ class Reporter:
         self._done: dict[str, int] = {}
         self._epochs: Mapping[str, Any] = {}
         self._repeat, self._repeats = 0, 1
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
 
     def attach(self, sink: ProgressSink) -> None:
         """Write progress to `sink` from now on."""
@@ -52,7 +55,13 @@ class Reporter:
     def info(self, text: str) -> None:
         """Write one line. Control characters of user-supplied text are shown, not sent to the terminal."""
         clean = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-        self._write(f"{self._now():%Y-%m-%dT%H:%M:%SZ} {clean}")
+        line = f"{self._now():%Y-%m-%dT%H:%M:%SZ} {clean}"
+        self._tail.append(line + "\n")
+        self._write(line)
+
+    def tail(self) -> str:
+        """Give the last lines, at most TAIL_LINES."""
+        return "".join(self._tail)
 
     def phase(self, name: str) -> None:
         """Enter a phase; its progress starts at nothing."""

@@ -21,15 +21,15 @@ from .errors import AcceleratorError, DataError, SpecError, Stopped, TrainerErro
 from .evaluation import metrics_of
 from .feature_catalog import Use
 from .features import FeaturesSummary, PreparedFeatures, SessionFeatures, Validate
+from .findings import Subject, room_for_probabilities, write_findings
 from .head import build_head
 from .mongodb import Document
 from .objective import check_training
+from .papers import IMAGE_VARIABLE, write_papers
 from .records import Published, Result, SessionRecord
 from .repeats import train_heads
 from .reporting import Reporter
 from .task import Task
-
-IMAGE_VARIABLE = "TRAININGSESSION_IMAGE"
 
 
 def run_attempt(
@@ -110,7 +110,9 @@ def run_session(
     record.describe(samples, _facts(prepared.summary))
 
     reporter.phase("Training")
-    trained = train_heads(session, prepared, database, record, reporter, stop)
+    exports = spec.artifacts.wanted
+    probabilities = room_for_probabilities(folder, exports, samples["test"], len(prepared.class_names))
+    trained = train_heads(session, prepared, database, record, reporter, stop, probabilities)
     head, history, evaluation = trained.head, trained.history, trained.evaluation
     low, high = evaluation.interval
     reporter.info(
@@ -127,10 +129,13 @@ def run_session(
         class_names=prepared.class_names,
         history=history,
         evaluation=evaluation,
-        exports=spec.artifacts.wanted,
+        exports=exports,
         say=reporter.info,
         repeats=trained.repeats,
     )
+    subject = Subject(f"{session.namespace}/{session.name}", prepared, trained, probabilities)
+    paths += write_findings(folder, subject, exports, reporter.info, stop)
+    paths += write_papers(folder, subject, session, database, reporter, paths)
     if stop():
         raise Stopped("Stopped before the result was published; the next attempt finds the features.")
     uploaded = artifacts.upload(database, session, paths, stop)
