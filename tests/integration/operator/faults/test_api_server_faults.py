@@ -11,7 +11,7 @@ from builders import condition
 from fault_proxy import Request, writes
 from killer import gaps
 from operator_lane import Lane
-from trainingsession_operator.main import kopf_settings
+from trainingsession_operator.watches import kopf_settings
 
 OUTAGE_SECONDS = 180
 SILENT_SECONDS = 75
