@@ -18,6 +18,7 @@ DOCUMENTS = (
     "docs/reasons.md",
     "docs/runbook.md",
     "docs/spec.md",
+    "docs/use-the-model.md",
     "tests/cluster/README.md",
 )
 
@@ -33,7 +34,9 @@ def test_make_targets_exist_and_are_listed_by_help(document, repo):
 
 
 def test_paths_exist(document, repo):
-    named = set(re.findall(r"\b(?:manifests|charts|docs|operator|trainer|tests|benchmarks)/[\w./-]*[\w/]", document))
+    named = set(
+        re.findall(r"\b(?:manifests|charts|docs|examples|operator|trainer|tests|benchmarks)/[\w./-]*[\w/]", document)
+    )
     assert {path for path in named if not (repo / path).exists()} == set()
 
 

@@ -39,12 +39,13 @@ def run_file(path: Path, mongodb: str | None, data: Path, stop: Callable[[], boo
     sessions = read_sessions(path)
     failures: list[TrainerError] = []
     with contextlib.ExitStack() as stack:
+        database = stack.enter_context(open_database(mongodb, data, Reporter(sys.stdout)))
         # Before any is run: a name that means another experiment is a mistake in the file.
-        with reporter_for(sys.stdout) as reporter:
-            database = stack.enter_context(open_database(mongodb, data, reporter))
-            finished = [open_record(database, entry) for entry in sessions]
-            try:
-                for entry, done in zip(sessions, finished):
+        finished = [open_record(database, entry) for entry in sessions]
+        try:
+            for entry, done in zip(sessions, finished):
+                # One for each session, which keeps the end of its own log.
+                with reporter_for(sys.stdout) as reporter:
                     if done:
                         reporter.info(f"Session {entry.session.name} has its result already; nothing to do.")
                         continue
@@ -52,8 +53,8 @@ def run_file(path: Path, mongodb: str | None, data: Path, stop: Callable[[], boo
                     if failure is not None and len(sessions) > 1:
                         reporter.info(f"Session {entry.session.name} failed: {failure}")
                     failures += [failure] if failure else []
-            except (Stopped, StorageError) as error:
-                failures.insert(0, error)
+        except (Stopped, StorageError) as error:
+            failures.insert(0, error)
         _say("\n" + table([COLUMNS, *(row(database, entry.session) for entry in sessions)]))
         if failures:
             if isinstance(failures[0], Stopped):

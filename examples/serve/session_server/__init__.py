@@ -1,0 +1,1 @@
+"""A small service that classifies pictures with the model of a TrainingSession."""
