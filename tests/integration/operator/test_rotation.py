@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
@@ -13,6 +17,7 @@ from pymongo import MongoClient
 
 import builders
 from real_mongod import RealMongod
+from running_operator import kubeconfig
 from trainingsession_operator.cluster import Cluster
 from trainingsession_operator.errors import ApiError, StartError
 from trainingsession_operator.jobs import PATIENT_EXIT_CODES, TENANT_SECRET
@@ -148,3 +153,23 @@ def test_without_anything_to_rotate_it_says_so(api, uri, admin, namespace):
         rotate(Cluster(api), admin, Server(uri, True), namespace, NOW)
     with pytest.raises(StartError, match=r"mongodb\.users is shared"):
         rotate(Cluster(api), admin, Server(uri, False), namespace, NOW)
+
+
+def test_the_command_rotates_and_says_what_it_did(api, uri, namespace, before, tmp_path):
+    (tmp_path / "kubeconfig").write_text(json.dumps(kubeconfig(api)))
+    (tmp_path / "uri").write_text(uri)
+    told = {"KUBECONFIG": str(tmp_path / "kubeconfig"), "MONGODB_URI_FILE": str(tmp_path / "uri"), "TRAINER_IMAGE": "t"}
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "trainingsession_operator.rotate", *arguments]
+        return subprocess.run(line, env={**os.environ, **told}, capture_output=True, text=True, check=False)
+
+    done = command(namespace, "--grace-minutes", "0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"namespace {namespace}: new trainers use {before['database']}." in done.stdout
+    assert "1 old user(s) dropped" in done.stdout
+    after = secret(api, namespace)
+    assert urlsplit(after["uri"]).password not in done.stdout
+    assert sessions_seen(after) == 1
+    missing = command("gone")
+    assert (missing.returncode, missing.stderr) == (1, "there is no namespace gone\n")
