@@ -67,7 +67,7 @@ class Case:
         self.out = io.StringIO()
         monkeypatch.setattr(features, "open_dataset", self._open)
 
-    def _open(self, spec, work, reporter, stop, disk):
+    def _open(self, spec, work, reporter, stop, disk, memory):
         self.opened += 1
         return self.dataset
 

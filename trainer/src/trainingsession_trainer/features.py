@@ -30,6 +30,7 @@ from .extraction import Extraction
 from .feature_catalog import FeatureCatalog, Manifest, StoredSet, Use
 from .feature_sets import EXTRACTOR_VERSION, FeatureSet, describe_set, images_per_shard, key_of
 from .feature_store import FeatureStore
+from .file_digests import FileDigests
 from .image_examples import ImageExamples
 from .kept_weights import KeptWeights
 from .loading import DamagedFeatures, Loader, Part, memory_budget
@@ -121,6 +122,7 @@ class SessionFeatures:
         self._memory_limit = memory_limit
         self._disk = disk or Disk(work)
         self._session = session
+        self._database = database
         self._spec = session.spec
         self._work = work
         self._reporter = reporter
@@ -137,7 +139,8 @@ class SessionFeatures:
 
     @cached_property
     def _dataset(self) -> Dataset:
-        return open_dataset(self._spec.dataset, self._work, self._reporter, self._stop, self._disk)
+        memory = FileDigests(self._database, self._stop)
+        return open_dataset(self._spec.dataset, self._work, self._reporter, self._stop, self._disk, memory)
 
     def prepare(
         self,

@@ -15,6 +15,7 @@ from pictures import go_on, png, stop_at, write_folder, write_tar, write_zip
 from trainingsession_trainer.datasets import archives, files
 from trainingsession_trainer.datasets.archives import scan, unpack
 from trainingsession_trainer.datasets.files import Disk
+from trainingsession_trainer.datasets.known_files import KnownFiles
 from trainingsession_trainer.errors import DataError, Stopped
 
 SUFFIXES = frozenset({".png", ".jpg"})
@@ -309,7 +310,10 @@ def test_names_that_are_not_utf8_are_told_apart_and_can_be_stored(tmp_path):
         archive = write_tar(tmp_path / "a.tar", {name: png(1) for name in names}, format=form)
         assert [str(item.name) for item in unpacked(archive)] == [r"K\xe4se/a.png", r"K\xf6se/a.png"]
     folder = write_folder(tmp_path / "folder", {name: png(1) for name in names})
-    assert [str(item.name) for item in scan(folder, SUFFIXES, go_on)] == [r"K\xe4se/a.png", r"K\xf6se/a.png"]
+    assert [str(item.name) for item in scan(folder, SUFFIXES, go_on, KnownFiles())] == [
+        r"K\xe4se/a.png",
+        r"K\xf6se/a.png",
+    ]
 
 
 def test_sentences_about_names_that_are_not_utf8_can_be_stored(tmp_path):

@@ -11,13 +11,23 @@ from . import folder, named, npz
 from .credentials import NONE, read_credentials
 from .fetch import DATASET_MOUNT, fetch
 from .files import Disk, Stop
+from .known_files import KnownFile, KnownFiles, Memory
 from .splits import Dataset, Split
 
-__all__ = ["Dataset", "Disk", "Split", "open_dataset"]
+__all__ = ["Dataset", "Disk", "KnownFile", "Split", "open_dataset"]
 
 
-def open_dataset(dataset: DatasetSpec, work: Path, reporter: Reporter, stop: Stop, disk: Disk | None = None) -> Dataset:
+def open_dataset(
+    dataset: DatasetSpec,
+    work: Path,
+    reporter: Reporter,
+    stop: Stop,
+    disk: Disk | None = None,
+    memory: Memory | None = None,
+) -> Dataset:
     """Fetch and unpack the data set into `work` where it needs that; decodes no image.
+
+    `memory` knows the files of folders on claims that were read before.
 
     Raises SpecError or DataError naming the field or the file, the reason and the remedy; Stopped when `stop` says so.
     """
@@ -31,7 +41,10 @@ def open_dataset(dataset: DatasetSpec, work: Path, reporter: Reporter, stop: Sto
     if dataset.is_npz:
         opened = npz.open_npz(found, source.uri, work, stop, disk)
     else:
-        opened = folder.open_folder(found, source.uri, work, reporter, stop, disk)
+        # Without a claim the path is one of this machine, which means nothing to others.
+        there = memory if source.claim_name and found.is_dir() else None
+        known = KnownFiles(f"{source.claim_name} {source.uri}", there)
+        opened = folder.open_folder(found, source.uri, work, reporter, stop, disk, known)
     # What was unpacked is not needed twice.
     target.unlink(missing_ok=True)
     return opened

@@ -20,7 +20,8 @@ from typing import IO, Any, cast
 
 from trainingsession_trainer.errors import DataError
 
-from .files import CHUNK, Disk, Stop, check_stop, free_bytes, is_full, sha256_of
+from .files import CHUNK, Disk, Stop, check_stop, free_bytes, is_full
+from .known_files import KnownFiles
 from .tar import TarHeader, TarStream
 
 MOST_FILES = 2_000_000
@@ -105,15 +106,18 @@ def unpack(archive: Path, folder: Path, suffixes: frozenset[str], stop: Stop, di
     return stored
 
 
-def scan(folder: Path, suffixes: frozenset[str], stop: Stop) -> list[Stored]:
-    """List the files of a folder that is there already, links left out; reads each once. Raises DataError, Stopped."""
+def scan(folder: Path, suffixes: frozenset[str], stop: Stop, known: KnownFiles) -> list[Stored]:
+    """List the files of a folder that is there already, links left out; reads those that are not known.
+
+    Raises DataError, Stopped.
+    """
     stored = []
     for path in sorted(folder.rglob("*")):
         check_stop(stop, "the images were listed")
         name = PurePosixPath(readable(path.relative_to(folder).as_posix()))
         if is_wanted(name, suffixes) and path.is_file() and not path.is_symlink():
             try:
-                stored.append(Stored(name, path, sha256_of(path, stop, "the images were listed")))
+                stored.append(Stored(name, path, known.digest(path, str(name), stop, "the images were listed")))
             except OSError as error:
                 raise DataError(f"{name} cannot be read ({error.strerror}); make it readable or remove it.") from error
     return stored

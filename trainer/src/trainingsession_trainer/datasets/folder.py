@@ -14,6 +14,7 @@ from trainingsession_trainer.reporting import Reporter
 from .archives import Stored, scan, unpack
 from .files import Disk, Stop
 from .images import SUFFIXES, FileImages
+from .known_files import KnownFiles
 from .order import order, validation_mask
 from .splits import Dataset, Split, make_split
 
@@ -24,14 +25,22 @@ Classes = dict[str, list[Stored]]
 
 
 def open_folder(
-    source: Path, title: str, work: Path, reporter: Reporter, stop: Stop, disk: Disk | None = None
+    source: Path,
+    title: str,
+    work: Path,
+    reporter: Reporter,
+    stop: Stop,
+    disk: Disk | None = None,
+    known: KnownFiles | None = None,
 ) -> Dataset:
     """Open an archive or a folder, which sentences call `title`; images are decoded later, one at a time.
 
     Raises DataError naming the file, and Stopped.
     """
     if source.is_dir():
-        stored = scan(source, SUFFIXES, stop)
+        known = known or KnownFiles()
+        stored = scan(source, SUFFIXES, stop, known)
+        reporter.info(f"Listed {len(stored):,} image files, of which {known.keep():,} had to be read")
     else:
         reporter.info(f"Unpacking {title}")
         stored = unpack(source, work / "images", SUFFIXES, stop, disk)
