@@ -142,7 +142,7 @@ def test_a_module_cannot_reach_the_credentials_nor_the_trainer(git, make_pod, re
     assert lines[:5] == ["refused PermissionError"] * 5
     assert "environment []" in lines
     assert record_of(pod)["failure"]["message"] == (
-        "spec.module: spy:look failed (RuntimeError: seen enough) at spy.py:22; see the log above."
+        "spec.module: spy:look failed (RuntimeError: seen enough) at spy.py:21; see the log above."
     )
 
 

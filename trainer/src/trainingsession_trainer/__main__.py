@@ -156,7 +156,7 @@ def run_job(options: argparse.Namespace, stop: StopFlag) -> None:
             reporter=reporter,
             stop=stop,
             task=options.task,
-            hidden=(options.session.parent, options.mongodb),
+            hidden=(SESSION_FILE.parent.parent, options.session.parent, options.mongodb),
             memory_limit=(read_limit(options.session.parent / "memory-limit") or 0) * 1024 * 1024 or None,
         )
 

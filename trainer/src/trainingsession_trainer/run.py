@@ -28,6 +28,7 @@ from .objective import check_training
 from .records import Published, Result, SessionRecord
 from .reporting import Reporter
 from .task import Task
+from .tracking import tracked
 from .training import bind, fit_head
 
 IMAGE_VARIABLE = "TRAININGSESSION_IMAGE"
@@ -67,6 +68,7 @@ def run_attempt(
         with (
             TemporaryDirectory(prefix="session-", dir=work) as folder,
             Use(database, session.uid, attempt) as use,
+            tracked(session, document, reporter),
         ):
             features = SessionFeatures(session, database, use, Path(folder), reporter, stop, memory_limit)
             if session.spec.module is not None:
@@ -158,6 +160,7 @@ def run_session(
     uploaded = artifacts.upload(database, session, paths, stop)
     result = Result(evaluation.accuracy, metrics_of(evaluation, history), uploaded)
     if artifacts.publish(database, record, result) is Published.BY_US:
+        reporter.published(paths)
         reporter.info(f"Published the accuracy and {len(uploaded)} artifacts; done")
     else:
         reporter.info("An earlier attempt has published the result already; this one's is dropped")
