@@ -56,6 +56,7 @@ def run_file(path: Path, mongodb: str | None, data: Path, stop: Callable[[], boo
                     reporter=reporter,
                     stop=stop,
                     gpus_required=False,
+                    hidden=(data, Path(mongodb)) if mongodb and "://" not in mongodb else (data,),
                 )
         except TrainerError:
             _print_table(session, database, started)

@@ -230,6 +230,9 @@ def help_extracting(
     """
     try:
         session = parse_session(document)
+        if session.spec.module is not None and session.spec.module.input == "images":
+            reporter.info("The module works on images, so there is nothing to share; done")
+            return
         reporter.info(f"Helping to extract for session {session.namespace}/{session.name}: {describe(session)}")
         check_accelerators(session.spec.resources, reporter)
         with TemporaryDirectory(prefix="session-", dir=work) as folder, Use(database, session.uid, attempt) as use:
