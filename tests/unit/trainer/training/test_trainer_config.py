@@ -87,7 +87,10 @@ BAD = {
         spec(module={"git": {**GIT, "path": "src/../.."}}),
         "spec.module.git.path is 'src/../..', which leaves the repository; remove ..",
     ),
-    "module of a branch": (spec(module={"git": {**GIT, "revision": "main"}}), "spec.module.git.revision is 'main'; it"),
+    "module of a branch": (
+        spec(module={"git": {**GIT, "revision": "main"}}),
+        r"spec.module.git.revision is 'main'; it must match \A[0-9a-f]{40}\Z.",
+    ),
     "MLflow with a password": (
         spec(tracking={"mlflow": {"uri": "https://me:hunter2@example.org", "experiment": "x"}}),
         "spec.tracking.mlflow.uri carries a user name or a password; remove the part before the @.",
