@@ -184,3 +184,23 @@ def test_the_secret_of_a_data_set_is_mounted_as_the_charts_policy_allows(repo):
     (mount,) = (m for m in pod["containers"][0]["volumeMounts"] if m["name"] == volume["name"])
     assert mount["readOnly"]
     assert "flowers" not in str(pod["containers"][0]["env"])
+
+
+def test_the_charts_policy_lets_a_job_see_the_keys_of_a_users_secrets_that_it_mounts(repo):
+    policy = (repo / "charts/trainingsession/templates/operator-admission.yaml").read_text()
+    git = {"url": "https://example.org/x", "revision": "a" * 40, "entryPoint": "a:b", "secretName": "git"}
+    tracking = {"mlflow": {"uri": "https://example.org", "experiment": "x", "secretName": "mlflow"}}
+    made = jobs.build_job(builders.session(module={"git": git}, tracking=tracking), builders.settings())
+    secrets = [volume for volume in made["spec"]["template"]["spec"]["volumes"] if "secret" in volume]
+    own = [volume for volume in secrets if volume["secret"]["secretName"] != jobs.TENANT_SECRET]
+    assert [volume["name"] for volume in own] == ["module-secret", "mlflow-secret"]
+    for volume in own:
+        assert f'"{volume["name"]}"' in policy
+        assert all(f'"{item["key"]}"' in policy for item in volume["secret"]["items"])
+
+
+def test_the_trainer_reads_a_users_secrets_where_they_are_mounted(repo):
+    source = "".join(path.read_text() for path in (repo / "trainer/src/trainingsession_trainer").rglob("*.py"))
+    for folder in (jobs.MODULE_SECRET_FOLDER, jobs.MLFLOW_SECRET_FOLDER):
+        assert f'Path("{folder}")' in source
+    assert all(f'"{key}"' in source for key in jobs.SECRET_KEYS)

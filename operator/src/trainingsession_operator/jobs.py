@@ -35,12 +35,16 @@ DATASET_SECRET_KEYS = (
 )  # fmt: skip
 """All that a pod sees of the Secret of a data set; the admission policy of the chart names them too."""
 WEIGHTS_FOLDER = "/mnt/weights"
+MODULE_SECRET_FOLDER = "/etc/trainingsession/module-secret"  # noqa: S105 - a place, not a secret
+MLFLOW_SECRET_FOLDER = "/etc/trainingsession/mlflow-secret"  # noqa: S105 - a place, not a secret
+SECRET_KEYS = ("username", "password", "bearerToken")
+"""All that a pod sees of these Secrets; the admission policy of the chart names them too."""
 WORK_FOLDER = "/tmp"  # noqa: S108 - an emptyDir of the pod's own
 
 DATASETS_MIRROR = "TRAININGSESSION_DATASETS_MIRROR"
 WEIGHTS_MIRROR = "TRAININGSESSION_WEIGHTS_MIRROR"
 
-FOR_THE_TRAINER = ("dataset", "baseModel", "head", "training", "module", "resources")
+FOR_THE_TRAINER = ("dataset", "baseModel", "head", "training", "module", "resources", "tracking")
 """Parts of the spec that decide what is trained. A trainer that is older than the operator must know them all."""
 SESSION_BYTES = 100 * 1024
 """Annotations of an object may have 256 KiB in all, and a Job keeps them twice."""
@@ -252,6 +256,7 @@ def _container(session: Session, settings: Settings, step: plan.Step) -> Json:
         mounts.append({"name": "dataset-secret", "mountPath": DATASET_SECRET_FOLDER, "readOnly": True})
     if session.weights_claim:
         mounts.append({"name": "weights", "mountPath": WEIGHTS_FOLDER, "readOnly": True})
+    mounts += [{"name": name, "mountPath": folder, "readOnly": True} for name, folder, _ in _secrets(session)]
     return {
         "name": CONTAINER,
         "image": image,
@@ -307,7 +312,21 @@ def _volumes(session: Session, settings: Settings) -> list[Json]:
     for name, claim in (("dataset", session.dataset_claim), ("weights", session.weights_claim)):
         if claim:
             volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+    for volume, _, secret in _secrets(session):
+        items = [{"key": key, "path": key} for key in SECRET_KEYS]
+        # Some of the keys are enough; the trainer says which is missing, where a pod would just wait.
+        source = {"secretName": secret, "defaultMode": 0o440, "items": items, "optional": True}
+        volumes.append({"name": volume, "secret": source})
     return volumes
+
+
+def _secrets(session: Session) -> list[tuple[str, str, str]]:
+    """Give volume, place and name of the user's own Secrets."""
+    found = (
+        ("module-secret", MODULE_SECRET_FOLDER, session.module_secret),
+        ("mlflow-secret", MLFLOW_SECRET_FOLDER, session.mlflow_secret),
+    )
+    return [(volume, folder, name) for volume, folder, name in found if name]
 
 
 def _limit(resource: str, divisor: str) -> Json:

@@ -81,6 +81,8 @@ class Session:
     dataset_claim: str | None
     dataset_secret: str | None
     weights_claim: str | None
+    module_secret: str | None
+    mlflow_secret: str | None
     module_image: str | None
     """Image that the session brings along, in the place of the trainer's."""
     subset: Decimal
@@ -141,6 +143,8 @@ def parse_session(resource: Mapping[str, Any]) -> Session:
             dataset_claim=spec["dataset"].get("claimName"),
             dataset_secret=spec["dataset"].get("secretName"),
             weights_claim=spec["baseModel"].get("weightsFrom", {}).get("claimName"),
+            module_secret=((spec.get("module") or {}).get("git") or {}).get("secretName"),
+            mlflow_secret=((spec.get("tracking") or {}).get("mlflow") or {}).get("secretName"),
             module_image=((spec.get("module") or {}).get("image") or {}).get("name"),
             subset=Decimal(str(subset)),
             test_subset=Decimal(str(spec["dataset"].get("testSubset", subset))),

@@ -106,6 +106,15 @@ def test_a_module_that_trains_itself_on_images_is_judged_by_its_predictions(on_i
     assert "base model" not in out
 
 
+def test_a_pod_that_would_only_help_has_nothing_to_do_for_a_module_on_images(make_pod, sample, record_of) -> None:
+    git = {"url": sample[0], "revision": sample[1], "entryPoint": "heads.centroids:predict"}
+    pod = make_pod({"git": git, "input": "images"}, "helper")
+    code, out, err = pod.run(JOB_COMPLETION_INDEX="1")
+    assert code == 0, err
+    assert "nothing to share" in out
+    assert "attempt" not in record_of(pod)
+
+
 SPY = """
 import os, pathlib, signal
 
@@ -142,7 +151,7 @@ def test_a_module_cannot_reach_the_credentials_nor_the_trainer(git, make_pod, re
     assert lines[:5] == ["refused PermissionError"] * 5
     assert "environment []" in lines
     assert record_of(pod)["failure"]["message"] == (
-        "spec.module: spy:look failed (RuntimeError: seen enough) at spy.py:22; see the log above."
+        "spec.module: spy:look failed (RuntimeError: seen enough) at spy.py:21; see the log above."
     )
 
 

@@ -188,7 +188,7 @@ def run_job(options: argparse.Namespace, stop: StopFlag) -> None:
             reporter=reporter,
             stop=stop,
             task=options.task,
-            hidden=(options.session.parent, options.mongodb),
+            hidden=(SESSION_FILE.parent.parent, options.session.parent, options.mongodb),
             memory_limit=_bytes_of(options.session.parent / "memory-limit"),
             disk_limit=disk_limit,
         )

@@ -99,6 +99,9 @@ _ENTRY_POINT = r"\A[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][
 _FOLDER = r"\A[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*\Z"
 _IMAGE = r"\A[a-z0-9]+([._:/-]+[A-Za-z0-9]+)*@sha256:[0-9a-f]{64}\Z"
 _REPOSITORY = r"\Ahttps?://[^/?#\s]+/[^?#\s]+\Z"
+
+_REPOSITORY_OR_HOST = r"\Ahttps?://[^/?#\s]+[^?#\s]*\Z"
+
 _AS_SUBSET = Decimal(0)
 
 
@@ -256,6 +259,7 @@ class Repository:
     revision: str = accepts(max_length=40, pattern=_COMMIT)
     entry_point: str = accepts(max_length=256, pattern=_ENTRY_POINT)
     path: str = accepts(".", max_length=1024, pattern=_FOLDER)
+    secret_name: str | None = accepts(None, max_length=253, pattern=_DNS_NAME)
 
 
 @dataclass(frozen=True)
@@ -282,6 +286,22 @@ class Module:
 
 
 _NO_MODULE = ModuleImage("", "")
+
+
+@dataclass(frozen=True)
+class Mlflow:
+    """An MLflow server and the experiment in it."""
+
+    uri: str = accepts(max_length=2048, pattern=_REPOSITORY_OR_HOST)
+    experiment: str = accepts(max_length=250)
+    secret_name: str | None = accepts(None, max_length=253, pattern=_DNS_NAME)
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Where figures go besides log and status."""
+
+    mlflow: Mlflow | None = None
 
 
 @dataclass(frozen=True)
@@ -354,6 +374,7 @@ class Spec:
     head: Head = field(default_factory=Head)
     training: Training = field(default_factory=Training)
     module: Module | None = None
+    tracking: Tracking | None = None
     resources: Resources = field(default_factory=Resources)
     scheduling: Scheduling | None = None
     run_policy: RunPolicy = field(default_factory=RunPolicy)
@@ -435,6 +456,8 @@ def parse_spec(data: object) -> Spec:
             "fineTune changes those; remove one of them."
         )
     _check_module(spec)
+    if spec.tracking is not None and spec.tracking.mlflow is not None:
+        _check_password(spec.tracking.mlflow.uri, "spec.tracking.mlflow", "uri")
     if spec.base_model.weights is None and spec.base_model.weights_from is None:
         object.__setattr__(spec.base_model, "weights", "imagenet")
     return spec

@@ -38,6 +38,7 @@ def run_file(path: Path, mongodb: str | None, data: Path, stop: Callable[[], boo
     """
     sessions = read_sessions(path)
     failures: list[TrainerError] = []
+    hidden = (data, Path(mongodb)) if mongodb and "://" not in mongodb else (data,)
     with contextlib.ExitStack() as stack:
         database = stack.enter_context(open_database(mongodb, data, Reporter(sys.stdout)))
         # Before any is run: a name that means another experiment is a mistake in the file.
@@ -49,7 +50,7 @@ def run_file(path: Path, mongodb: str | None, data: Path, stop: Callable[[], boo
                     if done:
                         reporter.info(f"Session {entry.session.name} has its result already; nothing to do.")
                         continue
-                    failure = _run(entry, database, reporter, stop)
+                    failure = _run(entry, database, reporter, stop, hidden)
                     if failure is not None and len(sessions) > 1:
                         reporter.info(f"Session {entry.session.name} failed: {failure}")
                     failures += [failure] if failure else []
@@ -65,9 +66,16 @@ def run_file(path: Path, mongodb: str | None, data: Path, stop: Callable[[], boo
 
 
 def _run(
-    local: LocalSession, database: Database[Document], reporter: Reporter, stop: Callable[[], bool]
+    local: LocalSession,
+    database: Database[Document],
+    reporter: Reporter,
+    stop: Callable[[], bool],
+    hidden: tuple[Path, ...],
 ) -> TrainerError | None:
-    """Run one session to its end; gives the error of one that can never work, raises what stops all others too."""
+    """Run one session to its end; gives the error of one that can never work, raises what stops all others too.
+
+    A module's process does not see the `hidden` folders.
+    """
     if "keras" not in sys.modules:
         reporter.info("Loading TensorFlow")
         load_tensorflow()
@@ -87,6 +95,7 @@ def _run(
                 reporter=reporter,
                 stop=stop,
                 gpus_required=False,
+                hidden=hidden,
             )
     except (Stopped, StorageError):
         raise

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from .errors import StorageError
@@ -22,6 +23,19 @@ class ProgressSink(Protocol):
 
     def progress(self, phase: str, progress: Mapping[str, Any]) -> None:
         """Store the phase and its progress; raises StorageError, and Stopped when the attempt is replaced."""
+
+
+class Tracker(Protocol):
+    """Who is told of figures and files besides; must return at once and raise nothing."""
+
+    def epoch(self, number: int, figures: Mapping[str, float]) -> None:
+        """Take an epoch's figures."""
+
+    def result(self, figures: Mapping[str, float]) -> None:
+        """Take the session's last figures."""
+
+    def files(self, paths: Iterable[Path]) -> None:
+        """Take the published artifacts; they are there until the session is over."""
 
 
 class Reporter:
@@ -47,10 +61,15 @@ class Reporter:
         self._epochs: Mapping[str, Any] = {}
         self._repeat, self._repeats = 0, 1
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._tracker: Tracker | None = None
 
     def attach(self, sink: ProgressSink) -> None:
         """Write progress to `sink` from now on."""
         self._sink = sink
+
+    def track(self, tracker: Tracker) -> None:
+        """Tell figures and files to `tracker` too from now on."""
+        self._tracker = tracker
 
     def info(self, text: str) -> None:
         """Write one line. Control characters of user-supplied text are shown, not sent to the terminal."""
@@ -126,11 +145,20 @@ class Reporter:
             "imagesPerSecond": images / seconds if seconds > 0 else None,
             "metrics": [{"name": name, "value": value} for name, value in figures.items()],
         }
+        if self._tracker is not None:
+            self._tracker.epoch(overall, figures)
         self._record(self._epochs, force=overall == total)
 
     def result(self, figures: Mapping[str, float]) -> None:
         """Tell the session's last figures, as Katib's metrics collector reads them."""
         self.info("  ".join(["Result", *_figures(figures)]))
+        if self._tracker is not None:
+            self._tracker.result(figures)
+
+    def published(self, paths: Iterable[Path]) -> None:
+        """Tell that these files are published."""
+        if self._tracker is not None:
+            self._tracker.files(paths)
 
     def _write(self, line: str) -> None:
         self._out.write(line + "\n")

@@ -30,6 +30,7 @@ from .reporting import Reporter
 from .schedule import check_classes
 from .sentences import bug_sentence, check_parts, describe, facts_of, trainer_facts
 from .task import Task
+from .tracking import tracked
 
 
 def run_attempt(
@@ -67,6 +68,7 @@ def run_attempt(
         with (
             TemporaryDirectory(prefix="session-", dir=work) as folder,
             Use(database, session.uid, attempt) as use,
+            tracked(session, document, reporter),
         ):
             disk = Disk(work, disk_limit)
             features = SessionFeatures(session, database, use, Path(folder), reporter, stop, memory_limit, disk)
@@ -163,6 +165,7 @@ def run_session(
         trained.repeats,
     )
     if artifacts.publish(database, record, result) is Published.BY_US:
+        reporter.published(paths)
         reporter.info(f"Published the accuracy and {len(uploaded)} artifacts; done")
     else:
         reporter.info("An earlier attempt has published the result already; this one's is dropped")
@@ -185,6 +188,9 @@ def help_extracting(
     """
     try:
         session = parse_session(document)
+        if session.spec.module is not None and session.spec.module.input == "images":
+            reporter.info("The module works on images, so there is nothing to share; done")
+            return
         reporter.info(f"Helping to extract for session {session.namespace}/{session.name}: {describe(session)}")
         check_accelerators(session.spec.resources, reporter)
         with TemporaryDirectory(prefix="session-", dir=work) as folder, Use(database, session.uid, attempt) as use:

@@ -16,7 +16,8 @@ from trainingsession_trainer.yaml12 import load_all
 
 # What stands beside the type's own bounds: CEL rules say it for these, and the trainer in its own code.
 QUANTITIES = {"spec.resources.cpu", "spec.resources.memory", "spec.resources.ephemeralStorage"}
-BY_RULE = {"spec.dataset.uri", "spec.baseModel.weightsFrom.uri", "spec.module.git.url"}
+BY_RULE = {"spec.dataset.uri", "spec.baseModel.weightsFrom.uri", "spec.module.git.url",
+           "spec.tracking.mlflow.uri"}  # fmt: skip
 MAXIMUM_BY_RULE = {"spec.dataset.validationSplit": Decimal("0.9")}
 
 

@@ -67,7 +67,34 @@ def test_a_null_is_a_field_that_is_not_set() -> None:
     assert parse_spec(spec(dataset__subset=None, head=None)).dataset.subset == 1
 
 
+GIT = {"url": "https://example.org/heads.git", "revision": "a" * 40, "entryPoint": "heads.mixup:build"}
+
 BAD = {
+    "module of two kinds": (
+        spec(module={"git": GIT, "image": {"name": f"example.org/x@sha256:{'a' * 64}", "entryPoint": "x:y"}}),
+        "spec.module has both of git and image; set exactly one.",
+    ),
+    "module of no kind": (spec(module={}), "spec.module has neither of git and image; set exactly one."),
+    "module and layers": (
+        spec(module={"git": GIT}, head={"layers": [{"type": "Flatten"}]}),
+        "spec.module takes the place of the head; remove spec.head.layers or spec.module.",
+    ),
+    "module with a password": (
+        spec(module={"git": {**GIT, "url": "https://me:hunter2@example.org/heads.git"}}),
+        "spec.module.git.url carries a user name or a password; remove the part before the @.",
+    ),
+    "module outside": (
+        spec(module={"git": {**GIT, "path": "src/../.."}}),
+        "spec.module.git.path is 'src/../..', which leaves the repository; remove ..",
+    ),
+    "module of a branch": (
+        spec(module={"git": {**GIT, "revision": "main"}}),
+        r"spec.module.git.revision is 'main'; it must match \A[0-9a-f]{40}\Z.",
+    ),
+    "MLflow with a password": (
+        spec(tracking={"mlflow": {"uri": "https://me:hunter2@example.org", "experiment": "x"}}),
+        "spec.tracking.mlflow.uri carries a user name or a password; remove the part before the @.",
+    ),
     "no dataset": ({"baseModel": {"name": "ResNet50"}}, "spec.dataset is missing; set it."),
     "both data sets": (
         spec(dataset__uri="https://host/a.zip"),

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from trainingsession_trainer.mongodb import Document
     from trainingsession_trainer.reporting import Reporter
 
+GIT_SECRET = Path("/etc/trainingsession/module-secret")
 # TensorFlow's notes on its processor, which no setting silences.
 _NOTES = re.compile(r"WARNING: All log messages before absl::InitializeLog|I0000 \S+ +\d+ port\.cc")
 _IMAGES_AT_ONCE = 1 << 23
@@ -93,8 +94,16 @@ def fetch(running: Running) -> None:
     if git is None:
         running.reporter.info("The module is part of the image")
         return
-    fetch_code(git.url, git.revision, git.path, running.code, None, running.reporter, running.stop)
+    credentials = _git_credentials() if git.secret_name is not None else None
+    fetch_code(git.url, git.revision, git.path, running.code, credentials, running.reporter, running.stop)
     requirements.install(running.code, running.packages, running.reporter, running.stop)
+
+
+def _git_credentials() -> tuple[str, str]:
+    name, password = GIT_SECRET / "username", GIT_SECRET / "password"
+    if not (name.is_file() and password.is_file()):
+        raise SpecError("The Secret of spec.module.git.secretName must have the keys username and password; add them.")
+    return name.read_text("utf-8").strip(), password.read_text("utf-8").strip()
 
 
 def hand_features(running: Running, prepared: PreparedFeatures) -> Handed:
@@ -192,6 +201,7 @@ def publish(
         raise Stopped("Stopped before the result was published; the next attempt runs the module again.")
     uploaded = artifacts.upload(database, running.session, paths, running.stop)
     if artifacts.publish(database, record, Result(accuracy, figures, uploaded)) is Published.BY_US:
+        reporter.published(paths)
         reporter.info(f"Published the accuracy and {len(uploaded)} artifacts; done")
     else:
         reporter.info("An earlier attempt has published the result already; this one's is dropped")
