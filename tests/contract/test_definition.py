@@ -119,7 +119,10 @@ def test_a_session_without_its_optional_parts_is_read_with_the_definitions_defau
     assert set(defaults("scheduling")) == {
         "nodeSelector", "tolerations", "priorityClassName", "queueName", "workloadPriorityClassName",
     }  # fmt: skip
-    assert defaults("artifacts") == {"deletionPolicy": read.deletion_policy}
+    assert defaults("artifacts") == {
+        "deletionPolicy": read.deletion_policy,
+        "exports": None,  # the default is the trainer image's own
+    }
     top = {name: schema["spec"]["properties"][name].get("default") for name in ("suspend", "reuseResult", "managedBy")}
     assert top == {"suspend": read.suspend, "reuseResult": read.reuse_result, "managedBy": None}
     assert resource.is_ours(bare)

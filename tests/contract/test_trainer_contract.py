@@ -247,10 +247,16 @@ def test_a_record_that_the_trainer_writes_is_what_the_operator_shows(mongod):
     assert record_view.failure(store.prepare(given), "pod-1") == record_view.Failure(75, "Stopped.", None)
 
     artifact = trainer_records.Artifact("model.keras", "a" * 24, 123, "b" * 64)
-    mine.publish(trainer_records.Result(0.9625, {"loss": 0.25}, (artifact,)))
+    mine.repeated({"binding": "b", "accuracies": [0.9]})
+    short = dict.fromkeys(record_view.EVALUATION, 0.5)
+    many = {"n": 2, "meanAccuracy": 0.93, "deviation": 0.04, "accuracies": [0.9625, 0.9]}
+    mine.publish(trainer_records.Result(0.9625, {"loss": 0.25}, (artifact,), short, 0.97, many))
     status = shown(("Complete", "Done", ""))
     assert (status["phase"], status["accuracy"]) == ("Succeeded", "0.9625")
     assert status["metrics"] == [{"name": "loss", "value": "0.2500"}]
     assert status["artifacts"] == [dataclasses.asdict(artifact)]
+    assert status["validationAccuracy"] == "0.9700"
+    assert status["evaluation"] == dict.fromkeys(record_view.EVALUATION, "0.5000")
+    assert status["repeats"]["accuracies"] == ["0.9625", "0.9000"]
     tenant.close()
     store.close()

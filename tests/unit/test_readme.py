@@ -10,6 +10,7 @@ DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
     "docs/architecture.md",
+    "docs/artifacts.md",
     "docs/lifecycle.md",
     "docs/reasons.md",
     "docs/runbook.md",

@@ -22,11 +22,14 @@ def identity(session: Session, image: str) -> str | None:
     if recipe is None or (session.spec.get("head") or {}).get("fromSession"):
         # Another session's name may stand for another head tomorrow.
         return None
+    exports = (session.spec.get("artifacts") or {}).get("exports")
     decides = {
         "version": VERSION,
         "recipe": recipe,
         "dataset": {name: session.spec["dataset"].get(name) for name in DATASET},
         "image": image,
+        # None asks for the image's own default.
+        "exports": None if exports is None else sorted(exports),
         **{name: session.spec.get(name) for name in EXPERIMENT},
     }
     text = json.dumps(plain(decides), sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -47,12 +47,17 @@ def session_label(name: str) -> str:
 
 def session_json(session: Session) -> str:
     """Give the experiment as the trainer reads it; raises SessionError when it is too large for an annotation."""
+    spec = {key: value for key, value in session.spec.items() if key in FOR_THE_TRAINER}
+    exports = (session.spec.get("artifacts") or {}).get("exports")
+    if exports is not None:
+        # Without the deletion policy, which may change while the Job runs.
+        spec["artifacts"] = {"exports": exports}
     text = json.dumps(
         {
             "apiVersion": API_VERSION,
             "kind": KIND,
             "metadata": {"namespace": session.namespace, "name": session.name, "uid": session.uid},
-            "spec": {key: value for key, value in session.spec.items() if key in FOR_THE_TRAINER},
+            "spec": spec,
         },
         separators=(",", ":"),
         sort_keys=True,

@@ -38,6 +38,7 @@ def restated(status: Mapping[str, Any], record: Mapping[str, Any], there: Collec
     values: Json = dict(status)
     if accuracy is not None and (accuracy != status.get("accuracy") or _ids(artifacts) != _ids(_listed(status))):
         values |= {"accuracy": accuracy, "metrics": record_view.metrics(record), "artifacts": artifacts}
+        values |= record_view.evaluation(record)
     is_known = accuracy is not None or bool(artifacts and status.get("accuracy"))
     if lost or not is_known:
         phase, end = "Failed", State("True", Reason.ARTIFACTS_MISSING, _loss(lost, len(artifacts)))

@@ -106,6 +106,7 @@ def status_of(
         values["accuracy"] = record_view.accuracy(record)
         values["metrics"] = record_view.metrics(record)
         values["artifacts"] = record_view.artifacts(record)
+        values |= record_view.evaluation(record)
     return {key: value for key, value in values.items() if value is not None and value != {}}
 
 
@@ -142,7 +143,8 @@ def _progress(session: Session, observed: Observed, outlook: Outlook, news: bool
 
 
 def _new_progress(session: Session, observed: Observed) -> Json:
-    epochs = session.spec.get("training", {}).get("epochs", DEFAULT_EPOCHS)
+    training = session.spec.get("training", {})
+    epochs = training.get("epochs", DEFAULT_EPOCHS) * (training.get("repeats") or 1)
     return record_view.progress(observed.record or {}, epochs)
 
 

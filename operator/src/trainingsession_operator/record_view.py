@@ -18,6 +18,9 @@ from .status import Reason
 PHASES = {"Extracting": "Extracting", "Training": "Training", "Publishing": "Training"}
 LARGEST = 2**53
 MESSAGE_LENGTH = 4096
+EVALUATION = ("accuracyLow", "accuracyHigh", "baseline", "macroF1", "calibrationError", "loss")
+MOST_REPEATS = 100
+MOST_EPOCHS = 10_000 * MOST_REPEATS
 FAILURES = {Reason.DIVERGED, Reason.OUT_OF_GPU_MEMORY, Reason.OUT_OF_MEMORY}
 """Reasons that a trainer may give; every other reason is the operator's to find."""
 
@@ -64,7 +67,11 @@ def measured_accuracy(record: Mapping[str, Any]) -> str | None:
 
 
 def _accuracy(given: Any) -> str | None:
-    value = _mapping(given).get("accuracy")
+    return _part(_mapping(given).get("accuracy"))
+
+
+def _part(value: Any) -> str | None:
+    """Give a number from 0 to 1 with four decimals, or None."""
     shown = decimals(value)
     return shown if shown is not None and value is not None and 0 <= value <= 1 else None
 
@@ -72,6 +79,26 @@ def _accuracy(given: Any) -> str | None:
 def metrics(record: Mapping[str, Any]) -> list[Json]:
     """Give the published metrics by name, at most 64."""
     return _figures(_mapping(record.get("result")).get("metrics"))[:64]
+
+
+def evaluation(record: Mapping[str, Any]) -> Json:
+    """Give the parts of a status that say how far the published accuracy can be trusted, those that are there.
+
+    They are validationAccuracy, evaluation and repeats.
+    """
+    given = _mapping(record.get("result"))
+    short, many = _mapping(given.get("evaluation")), _mapping(given.get("repeats"))
+    figures = {name: shown for name in EVALUATION if (shown := decimals(short.get(name))) is not None}
+    accuracies = many.get("accuracies")
+    each = [_part(value) for value in accuracies[:MOST_REPEATS]] if isinstance(accuracies, list) else []
+    mean, deviation = _part(many.get("meanAccuracy")), decimals(many.get("deviation"))
+    repeats = {"n": len(each), "meanAccuracy": mean, "deviation": deviation, "accuracies": each}
+    values = {
+        "validationAccuracy": _part(given.get("validationAccuracy")),
+        "evaluation": figures or None,
+        "repeats": repeats if len(each) > 1 and None not in (mean, deviation, *each) else None,
+    }
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def artifacts(record: Mapping[str, Any]) -> list[Json]:
@@ -88,7 +115,7 @@ def artifacts(record: Mapping[str, Any]) -> list[Json]:
 def progress(record: Mapping[str, Any], epochs_asked: int) -> Json:
     """Give how far the trainer is."""
     given = _mapping(record.get("progress"))
-    epoch, epochs = whole(given.get("epoch"), 10_000), whole(given.get("epochs"), 10_000) or epochs_asked
+    epoch, epochs = whole(given.get("epoch"), MOST_EPOCHS), whole(given.get("epochs"), MOST_EPOCHS) or epochs_asked
     values = {
         "epoch": epoch,
         "epochs": epochs,

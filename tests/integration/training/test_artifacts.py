@@ -74,7 +74,16 @@ def test_the_complete_model_scores_the_reported_accuracy_in_a_fresh_process(
     evaluation = evaluate(head, spec.training, test)
     assert 0.6 < evaluation.accuracy < 1.0, "of no use as evidence when every model scores it"
 
-    paths = write_artifacts(tmp_path, head=head, base=base, class_names=CLASSES, history=history, evaluation=evaluation)
+    paths = write_artifacts(
+        tmp_path,
+        head=head,
+        base=base,
+        class_names=CLASSES,
+        history=history,
+        evaluation=evaluation,
+        exports=("keras",),
+        say=reporter.info,
+    )
 
     assert [path.name for path in paths] == [
         "architecture.json",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import yaml
 
@@ -59,6 +64,46 @@ def test_the_printed_command_fetches_the_model(first, folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (folder / "model.keras").read_bytes()[:2] == b"PK"
     assert "sha256" in done.stdout
+
+
+def test_a_finished_session_gives_its_model_in_other_forms(first, folder: Path) -> None:
+    made = trainer(folder, "export", "quick", "--format", "saved-model", "--data", "data", "--output", "served.tar")
+    assert made.returncode == 0, made.stderr
+    with tarfile.open(folder / "served.tar") as archive:
+        assert "1/saved_model.pb" in archive.getnames()
+
+
+def test_a_session_that_left_only_its_head_gives_the_same_model(first, folder: Path) -> None:
+    spec = {**QUICK["spec"], "artifacts": {"exports": []}}
+    (folder / "bare.yaml").write_text(yaml.safe_dump({**QUICK, "metadata": {"name": "bare"}, "spec": spec}), "utf-8")
+    bare = trainer(folder, "run", "bare.yaml", "--data", "data")
+    assert bare.returncode == 0, bare.stderr
+    assert "model.keras  " not in bare.stdout
+    for name in ("quick", "bare"):
+        made = trainer(folder, "export", name, "--format", "keras", "--data", "data", "--output", f"{name}.keras")
+        assert made.returncode == 0, made.stderr
+    weights = []
+    for name in ("quick", "bare"):
+        with zipfile.ZipFile(folder / f"{name}.keras") as archive, archive.open("model.weights.h5") as file:
+            weights.append(hdf5_values(file.read()))
+    assert weights[0].keys() == weights[1].keys()
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+
+
+def hdf5_values(data: bytes) -> dict[str, np.ndarray]:
+    """All arrays of an HDF5 file by their path."""
+    found: dict[str, np.ndarray] = {}
+    with h5py.File(io.BytesIO(data)) as file:
+        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def test_what_cannot_be_exported_is_said(first, folder: Path) -> None:
+    unknown = trainer(folder, "export", "slow", "--format", "onnx", "--data", "data")
+    assert unknown.returncode == 64
+    assert unknown.stderr.strip() == "There is no finished session slow in the database; look at its name."
+    elsewhere = trainer(folder, "export", "quick", "--format", "onnx", "--data", "nowhere")
+    assert elsewhere.stderr.strip() == "nowhere holds no sessions; name their folder with --data."
 
 
 def test_the_next_session_finds_the_features(first, folder: Path) -> None:

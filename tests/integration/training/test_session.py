@@ -72,6 +72,8 @@ def test_the_record_tells_what_the_status_shows(digits, record_of) -> None:
     metrics = {metric["name"]: metric["value"] for metric in record["result"]["metrics"]}
     assert metrics["test_accuracy_low"] < record["result"]["accuracy"] < metrics["test_accuracy_high"]
     assert 0.9 < metrics["validation_accuracy"] <= 1.0
+    assert record["result"]["validationAccuracy"] == metrics["validation_accuracy"]
+    assert record["result"]["evaluation"]["baseline"] < 0.2 < record["result"]["evaluation"]["macroF1"]
 
 
 def test_every_artifact_is_there_with_its_digest(digits, record_of, storage) -> None:
@@ -83,6 +85,19 @@ def test_every_artifact_is_there_with_its_digest(digits, record_of, storage) -> 
         "model.keras",
         "training_log.csv",
         "metrics.json",
+        "predictions.npz",
+        "events.out.tfevents.0",
+        "curves.png",
+        "confusion.png",
+        "worst_mistakes.json",
+        "worst_mistakes.png",
+        "doubtful_labels.json",
+        "doubtful_labels.png",
+        "learning_curve.json",
+        "learning_curve.png",
+        "reproducibility.json",
+        "model_card.md",
+        "log.txt",
     ]
     bucket = gridfs.GridFSBucket(storage, "artifacts")
     for artifact in artifacts:

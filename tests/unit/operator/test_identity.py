@@ -38,6 +38,7 @@ def test_how_it_is_run_does_not_matter(spec):
         {"head": {"standardize": False}},
         {"head": {"layers": [{"type": "Dropout", "config": {"rate": 0.5}}]}},
         {"training": {"seed": 1}},
+        {"artifacts": {"exports": ["onnx"]}},
         {"training": {"optimizer": {"name": "adam"}}},
     ],
 )

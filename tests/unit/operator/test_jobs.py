@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from trainingsession_operator.jobs import (
     SESSION_BYTES,
     build_job,
     image_of,
+    session_json,
     session_label,
 )
 from trainingsession_operator.plan import NAME_LENGTH, job_name
@@ -42,6 +44,16 @@ NAMES = st.from_regex(rf"{PART}(\.{PART}){{0,6}}", fullmatch=True).filter(lambda
 def read(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load(path.read_text())
     return found
+
+
+def test_the_trainer_hears_which_exports_to_make_and_not_what_may_change_meanwhile():
+    def heard(artifacts: dict[str, Any]) -> dict[str, Any]:
+        return dict(json.loads(session_json(session(artifacts=artifacts)))["spec"])
+
+    assert heard({"deletionPolicy": "Delete", "exports": ["onnx"]})["artifacts"] == {"exports": ["onnx"]}
+    assert heard({"deletionPolicy": "Delete", "exports": []})["artifacts"] == {"exports": []}
+    # A trainer that is older than the field is not shown it.
+    assert "artifacts" not in heard({"deletionPolicy": "Delete"})
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted((GOLDEN / "sessions").iterdir())])

@@ -49,6 +49,13 @@ RESULT = st.fixed_dictionaries(
         "accuracy": ODD | st.floats(0, 1),
         "metrics": st.lists(shaped("name", "value"), max_size=80) | DEEP,
         "artifacts": st.lists(ARTIFACT | DEEP, max_size=80) | DEEP,
+        "validationAccuracy": ODD | st.floats(0, 1),
+        "evaluation": shaped(*record_view.EVALUATION),
+        "repeats": shaped("n", "meanAccuracy", "deviation", "accuracies")
+        | st.fixed_dictionaries(
+            {"meanAccuracy": ODD | st.floats(0, 1), "deviation": ODD}
+            | {"accuracies": st.lists(ODD | st.floats(0, 1), max_size=120)}
+        ),
     },
 )
 HOSTILE = st.fixed_dictionaries(
@@ -123,6 +130,31 @@ def test_lists_that_are_maps_have_no_key_twice(hostile):
 )  # fmt: skip
 def test_accuracy_is_a_number_from_0_to_1_with_four_decimals(given_accuracy, shown):
     assert record_view.accuracy(record(result=result(given_accuracy))) == shown
+
+
+def test_how_far_the_accuracy_can_be_trusted_is_shown_with_four_decimals():
+    said = {
+        "evaluation": {"accuracyLow": 0.91234, "accuracyHigh": 1, "baseline": math.nan, "own": 3, "loss": 0.25},
+        "validationAccuracy": 0.95,
+        "repeats": {"n": 99, "meanAccuracy": 0.9, "deviation": 0.0125, "accuracies": [0.91, 0.89]},
+    }
+    assert record_view.evaluation(record(result=result(**said))) == {
+        "validationAccuracy": "0.9500",
+        "evaluation": {"accuracyLow": "0.9123", "accuracyHigh": "1.0000", "loss": "0.2500"},
+        "repeats": {"n": 2, "meanAccuracy": "0.9000", "deviation": "0.0125", "accuracies": ["0.9100", "0.8900"]},
+    }
+
+
+@pytest.mark.parametrize(
+    "repeats",
+    [
+        None, [], {"n": 2}, {"accuracies": [0.9], "meanAccuracy": 0.9, "deviation": 0},
+        {"accuracies": [0.9, "no"], "meanAccuracy": 0.9, "deviation": 0},
+        {"accuracies": [0.9, 0.8], "meanAccuracy": 1.2, "deviation": 0},
+    ],
+)  # fmt: skip
+def test_repeats_are_shown_whole_or_not_at_all(repeats):
+    assert record_view.evaluation(record(result=result(repeats=repeats, validationAccuracy=2))) == {}
 
 
 def test_text_is_clipped_and_made_printable():

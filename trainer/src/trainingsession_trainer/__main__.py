@@ -122,6 +122,20 @@ def command_line() -> argparse.ArgumentParser:
     download.add_argument("--output", type=Path, metavar="FILE", help="where to write it (default: its own name)")
     _add_storage(download)
     download.set_defaults(action=run_download)
+    export = commands.add_parser(
+        "export", help="make another form of a finished session's model and write it to a file"
+    )
+    export.add_argument("name", help="the session's name")
+    export.add_argument(
+        "--format",
+        required=True,
+        choices=("keras", "saved-model", "onnx"),
+        help="keras: the complete model; saved-model: a tar as TensorFlow Serving loads it, uint8 images of any size "
+        "in, probabilities and class name out; onnx: images of the input size in, checked against Keras on 100 images",
+    )
+    export.add_argument("--output", type=Path, metavar="FILE", help="where to write it (default: its own name)")
+    _add_storage(export)
+    export.set_defaults(action=run_export)
     return parser
 
 
@@ -173,6 +187,14 @@ def run_download(options: argparse.Namespace, stop: StopFlag) -> None:
     from .local import download
 
     download(options.artifact, options.mongodb_uri, options.data, options.output)
+
+
+def run_export(options: argparse.Namespace, stop: StopFlag) -> None:
+    """Make another form of a finished session's model."""
+    from .model_export import export_model
+
+    form = "savedModel" if options.format == "saved-model" else options.format
+    export_model(options.name, form, options.mongodb_uri, options.data, options.output, stop)
 
 
 def read_limit(file: Path) -> int | None:

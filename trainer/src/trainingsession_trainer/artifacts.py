@@ -6,7 +6,8 @@ import contextlib
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from pymongo.errors import PyMongoError
 
 from .config import Session
 from .evaluation import Evaluation, metrics_of
+from .exports import MODEL_FILES, ExportError
 from .mongodb import Document, patiently
 from .records import Artifact, Published, Replaced, Result, SessionRecord
 from .training import History
@@ -37,8 +39,14 @@ def write_artifacts(
     class_names: Sequence[str],
     history: History,
     evaluation: Evaluation,
+    exports: Collection[str],
+    say: Callable[[str], None],
+    repeats: Mapping[str, Any] | None = None,
 ) -> list[Path]:
-    """Write all artifacts into `folder` and return their paths in the order in which they are listed."""
+    """Write what every session leaves and the `exports` asked for into `folder`; gives paths in the order listed.
+
+    A form that the model does not have is told to `say` and left out: the result does not depend on it.
+    """
     plain = uncompiled(head)
     architecture = folder / "architecture.json"
     architecture.write_text(json.dumps(json.loads(plain.to_json()), indent=1) + "\n", "utf-8")
@@ -46,13 +54,48 @@ def write_artifacts(
     plain.save_weights(weights)
     names = folder / "class_names.json"
     names.write_text(json.dumps(list(class_names), ensure_ascii=False, indent=1) + "\n", "utf-8")
-    model = folder / "model.keras"
-    complete_model(base.pixels_model(), plain).save(model)
+    models = write_models(folder, lambda: complete_model(base.pixels_model(), plain), class_names, exports, say)
     log = folder / "training_log.csv"
     _write_log(log, history)
     metrics = folder / "metrics.json"
-    metrics.write_text(json.dumps(_metrics_document(class_names, history, evaluation), indent=1) + "\n", "utf-8")
-    return [architecture, weights, names, model, log, metrics]
+    metrics.write_text(
+        json.dumps(_metrics_document(class_names, history, evaluation, repeats), indent=1) + "\n", "utf-8"
+    )
+    return [architecture, weights, names, *models, log, metrics]
+
+
+def write_models(
+    folder: Path,
+    build: Callable[[], keras.Model],
+    class_names: Sequence[str],
+    exports: Collection[str],
+    say: Callable[[str], None],
+) -> list[Path]:
+    """Write the complete model in the forms asked for; `build` makes it with a layer that resizes, see `exports`."""
+    wanted = [name for name in MODEL_FILES if name in exports]
+    if not wanted:
+        return []
+    model = build()
+    written = []
+    for name in wanted:
+        path = folder / MODEL_FILES[name]
+        if name == "keras":
+            model.save(path)
+        elif name == "savedModel":
+            from .exports.saved_model import write_saved_model
+
+            write_saved_model(model, class_names, path)
+        else:
+            from .exports.onnx_model import write_onnx
+
+            try:
+                worst = write_onnx(model, class_names, path)
+            except ExportError as error:
+                say(f"No {path.name} is made. {error}")
+                continue
+            say(f"{path.name} gives Keras's probabilities within {worst:.1g}")
+        written.append(path)
+    return written
 
 
 def uncompiled(head: keras.Model) -> keras.Model:
@@ -138,10 +181,16 @@ def _write_log(path: Path, history: History) -> None:
             writer.writerow([epoch.number, f"{epoch.seconds:.3f}", *(repr(epoch.figures[name]) for name in columns)])
 
 
-def _metrics_document(class_names: Sequence[str], history: History, evaluation: Evaluation) -> dict[str, Any]:
+def _metrics_document(
+    class_names: Sequence[str], history: History, evaluation: Evaluation, repeats: Mapping[str, Any] | None
+) -> dict[str, Any]:
     return {
         "accuracy": evaluation.accuracy,
         "metrics": metrics_of(evaluation, history),
         "class_names": list(class_names),
+        "classes": [
+            {"name": name, **asdict(figures)} for name, figures in zip(class_names, evaluation.classes, strict=True)
+        ],
         "confusion": evaluation.confusion.tolist(),
+        **({"repeats": dict(repeats)} if repeats else {}),
     }

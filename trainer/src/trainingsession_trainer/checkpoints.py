@@ -132,10 +132,14 @@ class Checkpoints:
             return f"{trouble}the next attempt goes on with epoch {self._stored + 1}"
         return f"{trouble}the next attempt finds the features and trains from the start"
 
-    def remove(self) -> None:
-        """Delete what nobody needs any more; raises nothing, what stays is an orphan for the sweeper."""
+    def settle(self) -> None:
+        """Wait for what is being stored, so that no checkpoint is named any more after this."""
         if self._saving is not None:
             self._saving.wait(self._last_seconds)
+
+    def remove(self) -> None:
+        """Delete what nobody needs any more; raises nothing, what stays is an orphan for the sweeper."""
+        self.settle()
         self._delete_all()
 
     def _end_saving(self, seconds: float) -> bool:

@@ -70,6 +70,18 @@ OPTIMIZERS = (
     "sgd",
 )
 
+EXPORTS = (
+    "keras",
+    "savedModel",
+    "onnx",
+    "predictions",
+    "tensorBoard",
+    "pictures",
+    "doubtfulLabels",
+    "learningCurve",
+)
+DEFAULT_EXPORTS = tuple(name for name in EXPORTS if name not in ("savedModel", "onnx"))
+
 _CLASS_NAME = r"\A[A-Z][A-Za-z0-9]{1,63}\Z"
 _CONTROLLER = r"\A[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?\Z"
 _DNS_NAME = r"\A[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z"
@@ -218,6 +230,7 @@ class Training:
     epochs: int = accepts(20, minimum=1, maximum=10000)
     restore_best: bool = True
     seed: int = accepts(0, minimum=0, maximum=4294967295)
+    repeats: int = accepts(1, minimum=1, maximum=100)
 
 
 @dataclass(frozen=True)
@@ -269,9 +282,15 @@ class RunPolicy:
 
 @dataclass(frozen=True)
 class Artifacts:
-    """What becomes of the artifacts later; without meaning to the trainer."""
+    """What is made beside the files that every session leaves; the policy has no meaning to the trainer."""
 
     deletion_policy: str = accepts("Retain", enum=("Retain", "Delete"))
+    exports: tuple[str, ...] | None = accepts(None, enum=EXPORTS, max_items=8)
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The exports to make."""
+        return DEFAULT_EXPORTS if self.exports is None else self.exports
 
 
 @dataclass(frozen=True)
@@ -302,10 +321,14 @@ class Identity:
 
 @dataclass(frozen=True)
 class Session(Identity):
-    """One TrainingSession: whose it is and what to train; `recipe` names its features, where the spec alone can."""
+    """One TrainingSession: whose it is and what to train; `recipe` names its features, where the spec alone can.
+
+    `given` is the spec as it was written.
+    """
 
     spec: Spec
     recipe: str | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parse_identity(document: object) -> Identity:
@@ -332,7 +355,7 @@ def parse_session(document: object) -> Session:
     raw = typing.cast("Mapping[str, Any]", document).get("spec")
     spec = parse_spec(raw)
     recipe = recipe_digest(typing.cast("Mapping[str, Any]", raw))
-    return Session(identity.namespace, identity.name, identity.uid, spec, recipe)
+    return Session(identity.namespace, identity.name, identity.uid, spec, recipe, typing.cast("Mapping[str, Any]", raw))
 
 
 def parse_spec(data: object) -> Spec:
@@ -342,6 +365,11 @@ def parse_spec(data: object) -> Spec:
     _check_base_model(spec.base_model)
     if spec.head.from_session is not None and spec.head.layers is not None:
         raise SpecError("spec.head has fromSession and layers; set only one, the other session's head has its layers.")
+    if spec.training.fine_tune is not None and spec.training.repeats > 1:
+        raise SpecError(
+            f"spec.training.repeats is {spec.training.repeats}, and fineTune changes the base model that every seed "
+            "would start from; set repeats to 1 or remove fineTune."
+        )
     if spec.training.early_stopping is not None and spec.dataset.validation_split == 0:
         raise SpecError(
             "spec.training.earlyStopping watches validation images, and spec.dataset.validationSplit is 0; "

@@ -7,14 +7,16 @@ only for what is missing, and the base model once more for the complete model, w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property, partial
+from itertools import compress
 from pathlib import Path
 from types import MappingProxyType
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from pymongo.database import Database
 
 from .base_models import BaseModel, open_base_model
@@ -34,6 +36,8 @@ from .mongodb import Document
 from .reporting import Reporter, duration
 
 Shape = tuple[int, int, int]
+Pictures = Callable[[str, Sequence[int]], Sequence[npt.NDArray[np.uint8] | None]]
+"""Called with a part and indices of its images; gives uint8 [h, w, 3], None for one that is not at hand."""
 Validate = Callable[[tuple[int, ...], Sequence[str]], None]
 """Called with the features' shape and the names of the classes, before any image is decoded."""
 
@@ -77,7 +81,11 @@ class StoredFeatures:
 
 @dataclass(frozen=True)
 class PreparedFeatures:
-    """All that a head is trained and tested on; `base` builds the base model if that has not been done."""
+    """All that a head is trained and tested on; `base` builds the base model if that has not been done.
+
+    `sets` are the keys of the feature sets by split; `digests` those of the images by part: train, validation, test.
+    `pictures` gives images of a part, as far as they are at hand.
+    """
 
     class_names: tuple[str, ...]
     train: Examples
@@ -86,6 +94,9 @@ class PreparedFeatures:
     feature_shape: tuple[int, ...]
     summary: FeaturesSummary
     base: Callable[[], BaseModel]
+    sets: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
+    pictures: Pictures = field(default=lambda part, rows: [None] * len(rows))
 
 
 class SessionFeatures:
@@ -158,7 +169,30 @@ class SessionFeatures:
             feature_shape=stored.feature_shape,
             summary=self.summary(stored),
             base=base,
+            sets=stored.keys,
+            digests=self._digests(stored),
+            pictures=partial(self._pictures, stored),
         )
+
+    def _digests(self, stored: StoredFeatures) -> Mapping[str, Sequence[bytes]]:
+        held = validation_mask(stored.train.labels, self._spec.dataset.validation_split)
+        return {
+            "train": list(compress(stored.train.digests, ~held)),
+            "validation": list(compress(stored.train.digests, held)),
+            "test": stored.test.digests,
+        }
+
+    def _pictures(
+        self, stored: StoredFeatures, part: str, rows: Sequence[int]
+    ) -> Sequence[npt.NDArray[np.uint8] | None]:
+        """Give images from the data set if it was opened for something else; it is not fetched for pictures."""
+        if "_dataset" not in self.__dict__:
+            return [None] * len(rows)
+        if part == "test":
+            return [self._dataset.test.image(row) for row in rows]
+        held = validation_mask(stored.train.labels, self._spec.dataset.validation_split)
+        places = np.flatnonzero(held if part == "validation" else ~held)
+        return [self._dataset.train.image(int(places[row])) for row in rows]
 
     def _base_for(self, image_shape: Shape | None) -> BaseModel:
         return self._base.for_images(image_shape)
@@ -203,7 +237,8 @@ class SessionFeatures:
         parts = []
         for split, subset in subsets:
             found = self._open_set(base, dataset, split)
-            parts.append(Part(found, split.labels[: prefix(len(split), subset)].astype("int32")))
+            count = prefix(len(split), subset)
+            parts.append(Part(found, split.labels[:count].astype("int32"), split.digests[:count]))
         extraction = Extraction(
             self._store, base, self._stop, self._reporter.info, self._spec.resources.extraction_batch_size
         )
@@ -248,7 +283,8 @@ class SessionFeatures:
         stored = self._catalog.find(split, key=known.get(split), recipe=recipe)
         if stored is None or not _would_be_the_same(stored):
             return None
-        part = Part(stored.found, stored.manifest.labels[: prefix(stored.found.images, subset)])
+        count = prefix(stored.found.images, subset)
+        part = Part(stored.found, stored.manifest.labels[:count], stored.manifest.digests[:count])
         there = len(self._store.finished(stored.found, part.shards))
         return (part, stored.manifest) if there == part.shards else None
 

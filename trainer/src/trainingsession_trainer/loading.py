@@ -35,10 +35,14 @@ class DamagedFeatures(StorageError):  # noqa: N818 - an end with a name of its o
 
 @dataclass(frozen=True)
 class Part:
-    """The features of one split that a session uses: the first images of a set, with their labels int32 [needed]."""
+    """The features of one split that a session uses: the first images of a set, with their labels int32 [needed].
+
+    `digests` are those of the images, 32 bytes each.
+    """
 
     found: FeatureSet
     labels: npt.NDArray[np.int32]
+    digests: tuple[bytes, ...] = ()
 
     @property
     def shards(self) -> int:

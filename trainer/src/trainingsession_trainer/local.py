@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from gridfs import GridFSBucket
+from gridfs import GridFSBucket, GridOut
 from gridfs.errors import CorruptGridFile, NoFile
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
@@ -101,35 +101,52 @@ def open_database(mongodb: str | None, data: Path, reporter: Reporter | None = N
 def download(artifact: str, mongodb: str | None, data: Path, output: Path | None) -> None:
     """Write the newest artifact called "<session>/<file>" and check its SHA-256; raises DataError, SpecError."""
     target = output or Path(artifact.rpartition("/")[2])
-    if mongodb is None and not (data / "mongodb").is_dir():
-        raise SpecError(f"{data} holds no sessions; name their folder with --data.")
-    partial = target.with_name(target.name + ".part")
+    check_data(mongodb, data)
     with open_database(mongodb, data) as database:
         bucket = GridFSBucket(database, "artifacts")
         try:
-            with bucket.open_download_stream_by_name(artifact) as stream, partial.open("wb") as file:
-                digest = hashlib.sha256()
-                while piece := stream.read(_PIECE_BYTES):
-                    digest.update(piece)
-                    file.write(piece)
-                wanted = (stream.metadata or {}).get("sha256")
+            wanted = fetch(lambda: bucket.open_download_stream_by_name(artifact), artifact, target)
         except NoFile as error:
-            partial.unlink(missing_ok=True)
             known = ", ".join(sorted({str(file.filename) for file in bucket.find({}, limit=50)})) or "none"
             raise SpecError(f"There is no artifact {artifact}; there are: {known}.") from error
-        except CorruptGridFile as error:
-            partial.unlink()
-            raise DataError(f"{artifact} is damaged in the database ({error}); train again.") from error
-        except PyMongoError as error:
-            partial.unlink(missing_ok=True)
-            raise storage_error(error, f"read {artifact}") from error
-        except OSError as error:
-            raise SpecError(f"{partial} cannot be written ({error.strerror}); choose another --output.") from error
-    if digest.hexdigest() != wanted:
-        partial.unlink()
-        raise DataError(f"{artifact} is damaged in the database: its SHA-256 is not the published one; train again.")
-    partial.replace(target)
     _say(f"{target}  {target.stat().st_size:,} bytes  sha256 {wanted}")
+
+
+def check_data(mongodb: str | None, data: Path) -> None:
+    """Refuse a folder without an embedded MongoDB where one is to be read; raises SpecError."""
+    if mongodb is None and not (data / "mongodb").is_dir():
+        raise SpecError(f"{data} holds no sessions; name their folder with --data.")
+
+
+def fetch(open_stream: Callable[[], GridOut], artifact: str, target: Path) -> str:
+    """Write an artifact to `target` and check it; gives its SHA-256.
+
+    Raises NoFile, DataError, StorageError, SpecError.
+    """
+    partial = target.with_name(target.name + ".part")
+    try:
+        with open_stream() as stream, partial.open("wb") as file:
+            digest = hashlib.sha256()
+            while piece := stream.read(_PIECE_BYTES):
+                digest.update(piece)
+                file.write(piece)
+            wanted = (stream.metadata or {}).get("sha256")
+        if digest.hexdigest() != wanted:
+            raise DataError(
+                f"{artifact} is damaged in the database: its SHA-256 is not the published one; train again."
+            )
+        partial.replace(target)
+    except CorruptGridFile as error:
+        raise DataError(f"{artifact} is damaged in the database ({error}); train again.") from error
+    except NoFile:
+        raise
+    except PyMongoError as error:
+        raise storage_error(error, f"read {artifact}") from error
+    except OSError as error:
+        raise SpecError(f"{partial} cannot be written ({error.strerror}); choose another --output.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return str(wanted)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

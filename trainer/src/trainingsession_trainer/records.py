@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -36,11 +36,14 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Result:
-    """What a session is trained for; accuracy and metrics are finite numbers."""
+    """What a session is trained for; all figures are finite numbers."""
 
     accuracy: float
     metrics: Mapping[str, float]
     artifacts: tuple[Artifact, ...]
+    evaluation: Mapping[str, float] = field(default_factory=dict)
+    validation_accuracy: float | None = None
+    repeats: Mapping[str, Any] | None = None
 
     def document(self) -> Document:
         """Return the form in which it is stored."""
@@ -48,6 +51,9 @@ class Result:
             "accuracy": self.accuracy,
             "metrics": [{"name": name, "value": value} for name, value in self.metrics.items()],
             "artifacts": [asdict(artifact) for artifact in self.artifacts],
+            "evaluation": dict(self.evaluation),
+            **({} if self.validation_accuracy is None else {"validationAccuracy": self.validation_accuracy}),
+            **({} if self.repeats is None else {"repeats": dict(self.repeats)}),
         }
 
 
@@ -129,6 +135,17 @@ class SessionRecord:
         found = (self._read() or {}).get("headFrom")
         return found if isinstance(found, dict) else {}
 
+    def repeats(self) -> Mapping[str, Any]:
+        """Give what `repeated` has stored last, in this attempt or an earlier one."""
+        found = (self._read() or {}).get("repeats")
+        return found if isinstance(found, dict) else {}
+
+    def repeated(self, repeats: Mapping[str, Any]) -> None:
+        """Store the accuracies of heads that are trained to their end; their checkpoint is no longer named."""
+        stage = {"$set": _literal({"repeats": repeats}) | {"updatedAt": "$$NOW"}}
+        if not self._update(self._mine(), [stage, {"$unset": "checkpoint"}], "store the accuracy of a repeat"):
+            raise self._replaced()
+
     def checkpoint(self) -> Document | None:
         """Give what name_checkpoint has stored last, in this attempt or an earlier one."""
         found = (self._read() or {}).get("checkpoint")
@@ -158,7 +175,7 @@ class SessionRecord:
                 "updatedAt": "$$NOW",
             }
         }
-        if self._update(self._mine(), [stage, {"$unset": "checkpoint"}], "publish the result"):
+        if self._update(self._mine(), [stage, {"$unset": ["checkpoint", "repeats"]}], "publish the result"):
             return Published.BY_US
         found = (self._read() or {}).get("result")
         if found is None:

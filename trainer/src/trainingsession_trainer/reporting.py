@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, TextIO
@@ -12,6 +13,7 @@ from .errors import StorageError
 RECORD_SECONDS = 3.0
 FAILED_RECORD_SECONDS = 30.0
 CONSOLE_SECONDS = 10.0
+TAIL_LINES = 2000
 PHASES = ("Extracting", "Training", "Publishing")
 
 
@@ -43,6 +45,8 @@ class Reporter:
         self._sink_failed = False
         self._done: dict[str, int] = {}
         self._epochs: Mapping[str, Any] = {}
+        self._repeat, self._repeats = 0, 1
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
 
     def attach(self, sink: ProgressSink) -> None:
         """Write progress to `sink` from now on."""
@@ -51,8 +55,14 @@ class Reporter:
     def info(self, text: str) -> None:
         """Write one line. Control characters of user-supplied text are shown, not sent to the terminal."""
         clean = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-        self._out.write(f"{self._now():%Y-%m-%dT%H:%M:%SZ} {clean}\n")
+        line = f"{self._now():%Y-%m-%dT%H:%M:%SZ} {clean}\n"
+        self._tail.append(line)
+        self._out.write(line)
         self._out.flush()
+
+    def tail(self) -> str:
+        """Give the last lines, at most TAIL_LINES."""
+        return "".join(self._tail)
 
     def phase(self, name: str) -> None:
         """Enter a phase; its progress starts at nothing."""
@@ -93,9 +103,14 @@ class Reporter:
         seconds = (all_total - all_done) / rate if rate else None
         self._record({"percent": percent(all_done, all_total), "remainingSeconds": seconds, "imagesPerSecond": rate})
 
+    def repeat(self, done: int, total: int) -> None:
+        """Say how many of `total` trainings are done; the epochs that follow count over all of them."""
+        self._repeat, self._repeats = done, total
+
     def epoch(self, epoch: int, epochs: int, figures: Mapping[str, float], seconds: float, images: int) -> None:
         """Tell an epoch's figures; epochs count from 1, `images` were trained on in `seconds`."""
-        remaining = seconds * (epochs - epoch)
+        overall, total = self._repeat * epochs + epoch, self._repeats * epochs
+        remaining = seconds * (total - overall)
         width = len(str(epochs))
         words = [f"Epoch {epoch:>{width}}/{epochs}"]
         words += [f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.items()]
@@ -104,15 +119,15 @@ class Reporter:
             words.append(f"{duration(remaining)} remaining")
         self.info("  ".join(words))
         self._epochs = {
-            "epoch": epoch,
-            "epochs": epochs,
-            "percent": percent(epoch, epochs),
+            "epoch": overall,
+            "epochs": total,
+            "percent": percent(overall, total),
             "remainingSeconds": remaining,
             "loss": figures.get("loss"),
             "imagesPerSecond": images / seconds if seconds > 0 else None,
             "metrics": [{"name": name, "value": value} for name, value in figures.items()],
         }
-        self._record(self._epochs, force=epoch == epochs)
+        self._record(self._epochs, force=overall == total)
 
     def _line_is_due(self, kind: str) -> bool:
         now = self._clock()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Sequence
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,25 +16,23 @@ from pymongo.database import Database
 
 from . import artifacts
 from .accelerators import check_accelerators
-from .batches import Examples
-from .checkpoints import Checkpoints
-from .config import Session, Training, parse_identity, parse_session
+from .config import Session, parse_identity, parse_session
 from .errors import AcceleratorError, DataError, SpecError, Stopped, TrainerError
-from .evaluation import evaluate, metrics_of
+from .evaluation import metrics_of
 from .feature_catalog import Use
 from .features import FeaturesSummary, PreparedFeatures, SessionFeatures, Validate
-from .fine_tuning import check_fine_tuning, fine_tune
-from .head import build_head, standardize_from
+from .findings import Subject, room_for_probabilities, write_findings
+from .fine_tuning import check_fine_tuning
+from .head import build_head
 from .head_source import HeadSource, open_source
 from .mongodb import Document
 from .objective import check_training
+from .papers import IMAGE_VARIABLE, write_papers
 from .records import Published, Result, SessionRecord
+from .repeats import train_heads
 from .reporting import Reporter
 from .schedule import check_classes
 from .task import Task
-from .training import History, bind, fit_head
-
-IMAGE_VARIABLE = "TRAININGSESSION_IMAGE"
 
 
 def run_attempt(
@@ -121,20 +118,19 @@ def run_session(
     record.describe(samples, _facts(prepared.summary))
 
     reporter.phase("Training")
-    head = initial_head(session, prepared, source, reporter)
-    reporter.info(
-        f"Training the head ({head.count_params():,} weights) on {samples['train']:,} images, "
-        f"{samples['validation']:,} held back for validation"
+    exports = spec.artifacts.wanted
+    if spec.training.fine_tune is not None:
+        # Nothing else would hold the base model as it is now.
+        exports = tuple({"keras": None, **dict.fromkeys(exports)})
+    probabilities = room_for_probabilities(folder, exports, samples["test"], len(prepared.class_names))
+    trained = train_heads(
+        session, prepared, database, record, reporter, stop, probabilities, features=features, source=source
     )
-    checkpoints = Checkpoints(database, record, bind(session, prepared.summary.key), reporter, stop)
-    model, test, history = train(session.spec.training, head, prepared, features, checkpoints, reporter, stop)
-    if spec.training.restore_best and samples["validation"]:
-        reporter.info(f"Kept the weights of epoch {history.kept}, which has the lowest validation loss")
-
-    evaluation = evaluate(model, spec.training, test)
+    head, history, evaluation = trained.head, trained.history, trained.evaluation
     low, high = evaluation.interval
     reporter.info(
-        f"Accuracy {evaluation.accuracy:.4f} on {samples['test']:,} test images (95 % interval {low:.4f} to {high:.4f})"
+        f"Accuracy {evaluation.accuracy:.4f} on {samples['test']:,} test images (95 % interval {low:.4f} to "
+        f"{high:.4f}; {evaluation.baseline:.4f} for always naming the commonest class)"
     )
 
     record.measured(evaluation.accuracy)
@@ -146,78 +142,32 @@ def run_session(
         class_names=prepared.class_names,
         history=history,
         evaluation=evaluation,
+        exports=exports,
+        say=reporter.info,
+        repeats=trained.repeats,
     )
     if spec.training.fine_tune is not None:
         # Without the base model as it is now, which only model.keras has, the head's weights are good for nothing.
         paths = [path for path in paths if path.name != "head.weights.h5"]
+    subject = Subject(f"{session.namespace}/{session.name}", prepared, trained, probabilities)
+    paths += write_findings(folder, subject, exports, reporter.info, stop)
+    paths += write_papers(folder, subject, session, database, reporter, paths)
     if stop():
         raise Stopped("Stopped before the result was published; the next attempt finds the features.")
     uploaded = artifacts.upload(database, session, paths, stop)
-    result = Result(evaluation.accuracy, metrics_of(evaluation, history), uploaded)
+    result = Result(
+        evaluation.accuracy,
+        metrics_of(evaluation, history),
+        uploaded,
+        evaluation.short(),
+        history.kept_epoch.figures.get("val_accuracy"),
+        trained.repeats,
+    )
     if artifacts.publish(database, record, result) is Published.BY_US:
         reporter.info(f"Published the accuracy and {len(uploaded)} artifacts; done")
     else:
         reporter.info("An earlier attempt has published the result already; this one's is dropped")
-    checkpoints.remove()
-
-
-def initial_head(
-    session: Session, prepared: PreparedFeatures, source: HeadSource | None, reporter: Reporter
-) -> keras.Model:
-    """Build the head that is trained: the spec's with weights by its seed, or an earlier session's."""
-    spec, shape, classes = session.spec, prepared.feature_shape, len(prepared.class_names)
-    # Keras draws initial weights from the global seed; from here on every random number has one owner.
-    keras.utils.set_random_seed(spec.training.seed)
-    if source is None:
-        standardization = standardize_from(prepared.train) if spec.head.standardize else None
-        return build_head(spec.head, shape, classes, standardization)
-    head = build_head(source.head_for(spec.head, shape, classes), shape, classes, source.standardization)
-    source.load_into(head)
-    reporter.info(f"The head and its weights are those of session {source.session}")
-    return head
-
-
-def train(
-    training: Training,
-    head: keras.Model,
-    prepared: PreparedFeatures,
-    features: SessionFeatures,
-    checkpoints: Checkpoints,
-    reporter: Reporter,
-    stop: Callable[[], bool],
-) -> tuple[keras.Model, Examples, History]:
-    """Train the head, and with fineTune the end of the base model; give the model, what it is tested on, its history.
-
-    The head and the base model of `prepared` are trained in place. Raises TrainerError.
-    """
-    fit = partial(
-        fit_head,
-        head,
-        training,
-        prepared.train,
-        prepared.validation,
-        class_names=prepared.class_names,
-        checkpoints=checkpoints,
-        reporter=reporter,
-        stop=stop,
-    )
-    if training.fine_tune is None:
-        return head, prepared.test, fit()
-    base = prepared.base()
-    images, validation, test = features.images(base)
-    tuned = fine_tune(
-        head,
-        base,
-        training,
-        images,
-        validation,
-        fit,
-        class_names=prepared.class_names,
-        checkpoints=checkpoints,
-        reporter=reporter,
-        stop=stop,
-    )
-    return tuned.model, test, tuned.history
+    trained.checkpoints.remove()
 
 
 def help_extracting(

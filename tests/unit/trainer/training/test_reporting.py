@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from trainingsession_trainer.errors import Stopped, StorageError
-from trainingsession_trainer.reporting import Reporter, duration, percent
+from trainingsession_trainer.reporting import TAIL_LINES, Reporter, duration, percent
 
 NOON = datetime(2030, 1, 2, 12, tzinfo=UTC)
 
@@ -44,6 +44,27 @@ def test_a_line_has_a_time_and_no_control_characters(parts) -> None:
     reporter, out, _, _ = parts
     reporter.info("class \x1b[31mred\r\nnext é")
     assert out.getvalue() == "2030-01-02T12:00:00Z class \\x1b[31mred\\r\\nnext é\n"
+
+
+def test_the_tail_of_the_log_is_what_was_written_last(parts) -> None:
+    reporter, out, _, _ = parts
+    reporter.info("first")
+    assert reporter.tail() == out.getvalue()
+    for number in range(TAIL_LINES):
+        reporter.info(f"line {number}")
+    assert reporter.tail() == "".join(out.getvalue().splitlines(keepends=True)[1:])
+
+
+def test_epochs_of_several_trainings_are_counted_together(parts) -> None:
+    reporter, out, sink, _ = parts
+    reporter.repeat(2, 3)
+    reporter.epoch(20, 20, {"loss": 0.5}, 4.0, 1200)
+    _, progress = sink.written[-1]
+    assert (progress["epoch"], progress["epochs"], progress["percent"]) == (60, 60, 100)
+    reporter.repeat(1, 3)
+    reporter.epoch(10, 20, {"loss": 0.5}, 4.0, 1200)
+    assert "Epoch 10/20" in out.getvalue()
+    assert out.getvalue().splitlines()[-1].endswith("2 min 00 s remaining")
 
 
 def test_an_epoch_line_says_figures_and_what_remains(parts) -> None:

@@ -1,0 +1,72 @@
+"""What a session says about itself on paper: how to make it again, a card of the model, the end of its log."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .exports.model_card import model_card
+from .exports.reproducibility import describe_run
+from .mongodb import patiently
+from .repeats import seeds
+
+if TYPE_CHECKING:
+    from pymongo.database import Database
+
+    from .config import Session
+    from .findings import Subject
+    from .mongodb import Document
+    from .reporting import Reporter
+
+IMAGE_VARIABLE = "TRAININGSESSION_IMAGE"
+
+
+def write_papers(
+    folder: Path,
+    subject: Subject,
+    session: Session,
+    database: Database[Document],
+    reporter: Reporter,
+    others: Sequence[Path],
+) -> list[Path]:
+    """Write reproducibility.json, model_card.md, which names the `others`, and log.txt; raises StorageError."""
+    prepared = subject.prepared
+    training = session.spec.training
+    samples = {name: len(getattr(prepared, name)) for name in ("train", "validation", "test")}
+    record = describe_run(
+        session.given,
+        os.environ.get(IMAGE_VARIABLE, ""),
+        {split: {"key": key, "madeOf": _description(database, key)} for split, key in prepared.sets.items()},
+        samples,
+        list(seeds(training.seed, training.repeats)),
+    )
+    record["imageShape"] = _image_shape(database, prepared.sets)
+    paths = [folder / name for name in ("reproducibility.json", "model_card.md", "log.txt")]
+    paths[0].write_text(json.dumps(record, ensure_ascii=False, indent=1, default=str) + "\n", "utf-8")
+    counts = np.bincount(prepared.train.labels, minlength=len(subject.names)).tolist()
+    card = model_card(subject.title, record, subject.names, counts, subject.trained, [path.name for path in others])
+    paths[1].write_text(card, "utf-8")
+    # The last line that is in it: what comes after is the upload.
+    reporter.info("The artifacts are written")
+    paths[2].write_text(reporter.tail(), "utf-8")
+    return paths
+
+
+def _description(database: Database[Document], key: str) -> Mapping[str, Any]:
+    found = _set(database, key)
+    return dict(found.get("description") or {})
+
+
+def _image_shape(database: Database[Document], sets: Mapping[str, str]) -> Any:
+    found = [_set(database, key).get("imageShape") for key in sets.values()]
+    return found[0] if found else None
+
+
+def _set(database: Database[Document], key: str) -> Mapping[str, Any]:
+    fields = {"description": 1, "imageShape": 1}
+    return patiently(lambda: database["feature_sets"].find_one({"_id": key}, fields), "read the features' origin") or {}

@@ -1,0 +1,210 @@
+"""The same head trained several times with other seeds, to tell what is luck.
+
+The published head is the first seed's, whatever the others reach: choosing the best of them by its test accuracy would
+flatter it. It is trained last, so that of the others nothing has to be kept but their accuracies, in the record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy.typing as npt
+
+from .checkpoints import Checkpoints
+from .evaluation import Evaluation, evaluate
+from .fine_tuning import fine_tune
+from .head import build_head, standardize_from
+from .training import History, bind, fit_head
+
+if TYPE_CHECKING:
+    from pymongo.database import Database
+
+    from .batches import Examples
+    from .config import Session
+    from .features import PreparedFeatures, SessionFeatures
+    from .head_source import HeadSource
+    from .mongodb import Document
+    from .records import SessionRecord
+    from .reporting import Reporter
+    from .snapshot import Binding
+
+_SEEDS = 1 << 32
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The head that is published, how it came about and what it is worth; `checkpoints` go when it is published.
+
+    `repeats` is {n, meanAccuracy, deviation, accuracies} over all seeds, where there is more than one.
+    """
+
+    head: keras.Model
+    history: History
+    evaluation: Evaluation
+    repeats: Mapping[str, Any] | None
+    checkpoints: Checkpoints
+
+
+@dataclass(frozen=True)
+class _Head:
+    """A trained head; `model` is what is tested on `test`: the head on features, or more of it on images."""
+
+    head: keras.Model
+    model: keras.Model
+    test: Examples
+    history: History
+    checkpoints: Checkpoints
+
+
+def train_heads(
+    session: Session,
+    prepared: PreparedFeatures,
+    database: Database[Document],
+    record: SessionRecord,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+    probabilities: npt.NDArray[Any] | None = None,
+    *,
+    features: SessionFeatures | None = None,
+    source: HeadSource | None = None,
+) -> Trained:
+    """Train and test the head with every seed that no earlier attempt has finished; raises TrainerError.
+
+    `probabilities` [test images, classes] takes what the published head predicts. `features` are asked for the images
+    themselves where spec.training.fineTune is set; `source` is the head that training starts from, where not anew.
+    """
+    spec, binding = session.spec, bind(session, prepared.summary.key)
+
+    def train(seed: int) -> _Head:
+        """Train one head, from its own checkpoint if it has one."""
+        head = initial_head(session, prepared, source, reporter, seed)
+        reporter.info(
+            f"Training the head ({head.count_params():,} weights) on {len(prepared.train):,} images, "
+            f"{len(prepared.validation):,} held back for validation"
+        )
+        checkpoints = Checkpoints(database, record, {**binding, "seed": str(seed)}, reporter, stop)
+        fit = partial(
+            fit_head,
+            head,
+            replace(spec.training, seed=seed),
+            prepared.train,
+            prepared.validation,
+            class_names=prepared.class_names,
+            checkpoints=checkpoints,
+            reporter=reporter,
+            stop=stop,
+        )
+        if spec.training.fine_tune is None or features is None:
+            model, test, history = head, prepared.test, fit()
+        else:
+            # Its only seed: spec.training.repeats is 1.
+            base = prepared.base()
+            images, validation, test = features.images(base)
+            tuned = fine_tune(
+                head,
+                base,
+                spec.training,
+                images,
+                validation,
+                fit,
+                class_names=prepared.class_names,
+                checkpoints=checkpoints,
+                reporter=reporter,
+                stop=stop,
+            )
+            model, history = tuned.model, tuned.history
+        if spec.training.restore_best and len(prepared.validation):
+            reporter.info(f"Kept the weights of epoch {history.kept}, which has the lowest validation loss")
+        return _Head(head, model, test, history, checkpoints)
+
+    def accuracy_with(seed: int) -> tuple[float, Callable[[], None]]:
+        made = train(seed)
+        made.checkpoints.settle()
+        return evaluate(made.model, spec.training, made.test).accuracy, made.checkpoints.remove
+
+    first, *others = seeds(spec.training.seed, spec.training.repeats)
+    accuracies = train_others(others, accuracy_with, binding, record, reporter)
+    if accuracies:
+        reporter.info(f"Head {len(accuracies) + 1} of {len(accuracies) + 1}, with seed {first}: it is published")
+    made = train(first)
+    evaluation = evaluate(
+        made.model, spec.training, made.test, train_labels=prepared.train.labels, probabilities=probabilities
+    )
+    repeats = summary((evaluation.accuracy, *accuracies)) if accuracies else None
+    if repeats:
+        reporter.info(
+            f"Accuracy over {repeats['n']} seeds: mean {repeats['meanAccuracy']:.4f}, "
+            f"deviation {repeats['deviation']:.4f}; published is that of seed {first}"
+        )
+    return Trained(made.head, made.history, evaluation, repeats, made.checkpoints)
+
+
+def initial_head(
+    session: Session, prepared: PreparedFeatures, source: HeadSource | None, reporter: Reporter, seed: int
+) -> keras.Model:
+    """Build the head that is trained: the spec's with weights by the seed, or an earlier session's."""
+    spec, shape, classes = session.spec, prepared.feature_shape, len(prepared.class_names)
+    # Keras draws initial weights from the global seed; from here on every random number has one owner.
+    keras.utils.set_random_seed(seed)
+    if source is None:
+        standardization = standardize_from(prepared.train) if spec.head.standardize else None
+        return build_head(spec.head, shape, classes, standardization)
+    head = build_head(source.head_for(spec.head, shape, classes), shape, classes, source.standardization)
+    source.load_into(head)
+    reporter.info(f"The head and its weights are those of session {source.session}")
+    return head
+
+
+def seeds(first: int, count: int) -> Sequence[int]:
+    """Give the seeds: the first and those that follow it."""
+    return [(first + number) % _SEEDS for number in range(count)]
+
+
+def summary(accuracies: Sequence[float]) -> Mapping[str, Any]:
+    """Sum up the test accuracies of at least two seeds; `deviation` is that of a sample (n - 1)."""
+    return {
+        "n": len(accuracies),
+        "meanAccuracy": statistics.fmean(accuracies),
+        "deviation": statistics.stdev(accuracies),
+        "accuracies": list(accuracies),
+    }
+
+
+def train_others(
+    wanted: Sequence[int],
+    train: Callable[[int], tuple[float, Callable[[], None]]],
+    binding: Binding,
+    record: SessionRecord,
+    reporter: Reporter,
+) -> tuple[float, ...]:
+    """Train with every seed of `wanted` that the record does not know, and give all their test accuracies.
+
+    `train` gives the accuracy and what to do when that is stored; `binding` is all that the accuracies depend on.
+    """
+    digest = hashlib.sha256(json.dumps(dict(binding), sort_keys=True).encode()).hexdigest()
+    done = _known(record.repeats(), digest, len(wanted))
+    if done:
+        reporter.info(f"An earlier attempt has trained {len(done)} of {len(wanted) + 1} heads")
+    for seed in wanted[len(done) :]:
+        reporter.repeat(len(done), len(wanted) + 1)
+        reporter.info(f"Head {len(done) + 1} of {len(wanted) + 1}, with seed {seed}")
+        accuracy, stored = train(seed)
+        reporter.info(f"Accuracy {accuracy:.4f} with seed {seed}")
+        done = (*done, accuracy)
+        record.repeated({"binding": digest, "accuracies": list(done)})
+        stored()
+    reporter.repeat(len(wanted), len(wanted) + 1)
+    return done
+
+
+def _known(found: Mapping[str, Any], digest: str, most: int) -> tuple[float, ...]:
+    if found.get("binding") != digest:
+        return ()
+    return tuple(float(value) for value in found["accuracies"][:most])
