@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from operating.api import Json
 from operating.world import Namespace
-from trainingsession_operator.jobs import CONTAINER
+from trainingsession_operator.trainer_pod import CONTAINER
 
 RESULT: Json = {
     "accuracy": 0.9625,

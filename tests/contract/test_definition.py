@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import builders
-from trainingsession_operator import jobs, plan, resource, status
+from trainingsession_operator import jobs, plan, resource, status, trainer_pod
 
 Json = dict[str, Any]
 
@@ -170,7 +170,7 @@ def test_jobs_have_only_the_kinds_of_volumes_that_the_charts_policy_lets_through
     for volume in pod["volumes"]:
         (kind,) = set(volume) - {"name"}
         assert kind in policy, f"{kind} is not named in the policy"
-    assert jobs.TENANT_SECRET in policy
+    assert trainer_pod.TENANT_SECRET in policy
 
 
 def test_the_secret_of_a_data_set_is_mounted_as_the_charts_policy_allows(repo):
@@ -192,7 +192,7 @@ def test_the_charts_policy_lets_a_job_see_the_keys_of_a_users_secrets_that_it_mo
     tracking = {"mlflow": {"uri": "https://example.org", "experiment": "x", "secretName": "mlflow"}}
     made = jobs.build_job(builders.session(module={"git": git}, tracking=tracking), builders.settings())
     secrets = [volume for volume in made["spec"]["template"]["spec"]["volumes"] if "secret" in volume]
-    own = [volume for volume in secrets if volume["secret"]["secretName"] != jobs.TENANT_SECRET]
+    own = [volume for volume in secrets if volume["secret"]["secretName"] != trainer_pod.TENANT_SECRET]
     assert [volume["name"] for volume in own] == ["module-secret", "mlflow-secret"]
     for volume in own:
         assert f'"{volume["name"]}"' in policy
@@ -201,6 +201,6 @@ def test_the_charts_policy_lets_a_job_see_the_keys_of_a_users_secrets_that_it_mo
 
 def test_the_trainer_reads_a_users_secrets_where_they_are_mounted(repo):
     source = "".join(path.read_text() for path in (repo / "trainer/src/trainingsession_trainer").rglob("*.py"))
-    for folder in (jobs.MODULE_SECRET_FOLDER, jobs.MLFLOW_SECRET_FOLDER):
+    for folder in (trainer_pod.MODULE_SECRET_FOLDER, trainer_pod.MLFLOW_SECRET_FOLDER):
         assert f'Path("{folder}")' in source
-    assert all(f'"{key}"' in source for key in jobs.SECRET_KEYS)
+    assert all(f'"{key}"' in source for key in trainer_pod.SECRET_KEYS)

@@ -19,7 +19,7 @@ from pymongo import MongoClient
 
 import builders
 from builders import JOB, NOW, job, running, session, settings
-from trainingsession_operator import decide, ends, jobs, outlook, plan, record_view, records, tenants
+from trainingsession_operator import decide, ends, jobs, outlook, plan, record_view, records, tenants, trainer_pod
 from trainingsession_operator.observed import Observed
 from trainingsession_operator.resource import parse_session
 from trainingsession_trainer import __main__ as trainer
@@ -60,7 +60,7 @@ def test_the_session_is_where_the_trainer_reads_it(pod):
 def test_the_secrets_files_are_those_that_the_trainer_reads(pod):
     options = trainer.command_line().parse_args([])
     secret = mounted(pod, options.mongodb)["secret"]
-    assert secret["secretName"] == jobs.TENANT_SECRET
+    assert secret["secretName"] == trainer_pod.TENANT_SECRET
     names = [item["path"] for item in secret["items"]]
     assert [item["key"] for item in secret["items"]] == names
     for name in names:
@@ -81,7 +81,7 @@ def test_the_work_folder_is_the_one_that_can_be_written(pod):
 
 def test_the_claims_are_where_the_trainer_looks_for_them(pod, repo):
     source = "".join(path.read_text() for path in (repo / "trainer/src/trainingsession_trainer").rglob("*.py"))
-    for folder, claim in ((jobs.DATASET_FOLDER, "flowers"), (jobs.WEIGHTS_FOLDER, "weights")):
+    for folder, claim in ((trainer_pod.DATASET_FOLDER, "flowers"), (trainer_pod.WEIGHTS_FOLDER, "weights")):
         found = mounted(pod, Path(folder))["persistentVolumeClaim"]
         assert found == {"claimName": claim, "readOnly": True}
         assert f'"{folder}"' in source
@@ -138,7 +138,7 @@ def test_mirrors_reach_the_trainer_by_the_names_that_it_reads():
     assert given[mirror.DATASETS_VARIABLE] == "https://mirror/data"
     assert given[weights_mirror.WEIGHTS_VARIABLE] == "https://mirror/keras"
     (container,) = jobs.build_job(session(), settings())["spec"]["template"]["spec"]["containers"]
-    assert not {item["name"] for item in container["env"]} & {jobs.DATASETS_MIRROR, jobs.WEIGHTS_MIRROR}
+    assert not {item["name"] for item in container["env"]} & {trainer_pod.DATASETS_MIRROR, trainer_pod.WEIGHTS_MIRROR}
 
 
 def test_the_cpu_limit_in_thousandths_sizes_the_trainers_threads(pod, tmp_path, monkeypatch):

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from trainingsession_operator.jobs import CONTAINER, UID_LABEL
+from trainingsession_operator.jobs import UID_LABEL
 from trainingsession_operator.plan import job_name
 from trainingsession_operator.resource import API_VERSION, KIND, Session, parse_session
 from trainingsession_operator.settings import Settings, read_settings
+from trainingsession_operator.trainer_pod import CONTAINER
 
 Json = dict[str, Any]
 

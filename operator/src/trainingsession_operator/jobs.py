@@ -10,39 +10,18 @@ from . import plan, queueing
 from .errors import SessionError
 from .resource import API_VERSION, KIND, Json, Session
 from .settings import Settings
+from .trainer_pod import CONTAINER, SESSION_ANNOTATION, pod_spec
 
 MANAGED_BY = "trainingsession-operator"
 MANAGED_LABEL = "app.kubernetes.io/managed-by"
 UID_LABEL = "trainingsession.dev/session-uid"
 NAME_LABEL = "trainingsession.dev/session"
-SESSION_ANNOTATION = "trainingsession.dev/session"
-CA_KEY = "ca.crt"
-TENANT_SECRET = "trainingsession-mongodb"  # noqa: S105 - a name, not a secret
 ATTEMPTS_ANNOTATION = "trainingsession.dev/attempts-before"
 GPU_SECONDS_ANNOTATION = "trainingsession.dev/gpu-seconds-before"
 DISRUPTIONS_ANNOTATION = "trainingsession.dev/disruptions-before"
 ENDED_ANNOTATION = "trainingsession.dev/ended-because"
 """The operator's reason for ending a Job, of which Kubernetes only knows a deadline."""
-CONTAINER = "trainer"
 
-SESSION_FOLDER = "/etc/trainingsession/session"
-MONGODB_FOLDER = "/etc/trainingsession/mongodb"
-DATASET_FOLDER = "/mnt/dataset"
-DATASET_SECRET_FOLDER = "/etc/trainingsession/dataset-secret"  # noqa: S105 - a place, not a secret
-DATASET_SECRET_KEYS = (
-    "accessKeyId", "secretAccessKey", "sessionToken", "region", "endpoint", "serviceAccount.json", "bearerToken",
-    "username", "password",
-)  # fmt: skip
-"""All that a pod sees of the Secret of a data set; the admission policy of the chart names them too."""
-WEIGHTS_FOLDER = "/mnt/weights"
-MODULE_SECRET_FOLDER = "/etc/trainingsession/module-secret"  # noqa: S105 - a place, not a secret
-MLFLOW_SECRET_FOLDER = "/etc/trainingsession/mlflow-secret"  # noqa: S105 - a place, not a secret
-SECRET_KEYS = ("username", "password", "bearerToken")
-"""All that a pod sees of these Secrets; the admission policy of the chart names them too."""
-WORK_FOLDER = "/tmp"  # noqa: S108 - an emptyDir of the pod's own
-
-DATASETS_MIRROR = "TRAININGSESSION_DATASETS_MIRROR"
-WEIGHTS_MIRROR = "TRAININGSESSION_WEIGHTS_MIRROR"
 
 FOR_THE_TRAINER = ("dataset", "baseModel", "head", "training", "module", "resources", "tracking")
 """Parts of the spec that decide what is trained. A trainer that is older than the operator must know them all."""
@@ -51,7 +30,6 @@ SESSION_BYTES = 100 * 1024
 
 FATAL_EXIT_CODES = (64, 65, 76)
 PATIENT_EXIT_CODES = (69, 75)
-GRACE_SECONDS = 60
 
 
 def session_label(name: str) -> str:
@@ -143,7 +121,7 @@ def build_job(session: Session, settings: Settings, step: plan.Step = plan.WHOLE
             # No activeDeadlineSeconds here: it would also run while the Job waits for a node.
             "template": {
                 "metadata": {"labels": labels, "annotations": {SESSION_ANNOTATION: session_json(session)}},
-                "spec": _pod_spec(session, settings, step),
+                "spec": pod_spec(session, settings, step),
             },
         },
     }
@@ -194,140 +172,3 @@ def _failure_rules(fatal: str) -> list[Json]:
             "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": list(PATIENT_EXIT_CODES)},
         },
     ]
-
-
-def _pod_spec(session: Session, settings: Settings, step: plan.Step) -> Json:
-    spec: Json = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 65532,
-            "runAsGroup": 65532,
-            "fsGroup": 65532,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [_container(session, settings, step)],
-        "volumes": _volumes(session, settings),
-    }
-    if settings.trainer_image_pull_secrets:
-        spec["imagePullSecrets"] = [{"name": name} for name in settings.trainer_image_pull_secrets]
-    if session.scheduling.node_selector:
-        spec["nodeSelector"] = dict(session.scheduling.node_selector)
-    if session.scheduling.tolerations:
-        spec["tolerations"] = [dict(item) for item in session.scheduling.tolerations]
-    if session.scheduling.priority_class_name:
-        spec["priorityClassName"] = session.scheduling.priority_class_name
-    return spec
-
-
-def _container(session: Session, settings: Settings, step: plan.Step) -> Json:
-    amounts = {"cpu": session.resources.cpu, "memory": session.resources.memory}
-    if session.resources.ephemeral_storage:
-        amounts["ephemeral-storage"] = session.resources.ephemeral_storage
-    # A session that has begun goes on with the same trainer, also after the operator was upgraded. What an image of the
-    # user's says of itself does not count.
-    image = session.module_image or (session.status.get("trainer") or {}).get("image") or settings.trainer_image
-    environment = {
-        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-        "HOME": WORK_FOLDER,
-        "KERAS_HOME": f"{WORK_FOLDER}/keras",
-        "TRAININGSESSION_IMAGE": image,
-        "TRAININGSESSION_GPUS": settings.trainer_gpus,
-    }
-    mirrors = {DATASETS_MIRROR: settings.datasets_mirror, WEIGHTS_MIRROR: settings.weights_mirror}
-    environment |= {name: address for name, address in mirrors.items() if address}
-    if plan.device(session, step) == "CPU":
-        # A GPU image shows every GPU of the node to a pod that asks for none, and other people's work is on them.
-        environment |= {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}
-    else:
-        amounts[session.resources.gpu_resource_name] = str(session.resources.gpus)
-    mounts = [
-        {"name": "session", "mountPath": SESSION_FOLDER, "readOnly": True},
-        {"name": "mongodb", "mountPath": MONGODB_FOLDER, "readOnly": True},
-        {"name": "work", "mountPath": WORK_FOLDER},
-    ]
-    if session.dataset_claim:
-        mounts.append({"name": "dataset", "mountPath": DATASET_FOLDER, "readOnly": True})
-    if session.dataset_secret:
-        mounts.append({"name": "dataset-secret", "mountPath": DATASET_SECRET_FOLDER, "readOnly": True})
-    if session.weights_claim:
-        mounts.append({"name": "weights", "mountPath": WEIGHTS_FOLDER, "readOnly": True})
-    mounts += [{"name": name, "mountPath": folder, "readOnly": True} for name, folder, _ in _secrets(session)]
-    return {
-        "name": CONTAINER,
-        "image": image,
-        "imagePullPolicy": settings.trainer_image_pull_policy,
-        "command": ["python", "-m", "trainingsession_trainer"],
-        **({"args": ["--task", step.task]} if step.task != "all" else {}),
-        "env": [{"name": name, "value": value} for name, value in environment.items()],
-        "resources": {"limits": amounts, "requests": dict(amounts)},
-        # A trainer that died without a word still leaves the end of its log.
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
-        "volumeMounts": mounts,
-    }
-
-
-def _volumes(session: Session, settings: Settings) -> list[Json]:
-    # Files, because the kubelet cuts environment variables at 128 KiB and expands $(NAME) in them.
-    files: list[Json] = [
-        {"path": "session.json", "fieldRef": {"fieldPath": f"metadata.annotations['{SESSION_ANNOTATION}']"}},
-        {"path": "pod-uid", "fieldRef": {"fieldPath": "metadata.uid"}},
-        {"path": "cpu-limit", "resourceFieldRef": _limit("limits.cpu", "1m")},
-        {"path": "memory-limit", "resourceFieldRef": _limit("limits.memory", "1Mi")},
-    ]
-    disk = session.resources.ephemeral_storage
-    if disk:
-        files.append({"path": "disk-limit", "resourceFieldRef": _limit("limits.ephemeral-storage", "1Mi")})
-    keys = ("uri", "database", *((CA_KEY,) if settings.mongodb_ca_file else ()))
-    volumes: list[Json] = [
-        {"name": "session", "downwardAPI": {"items": files}},
-        {
-            "name": "mongodb",
-            "secret": {
-                "secretName": TENANT_SECRET,
-                "defaultMode": 0o440,
-                "items": [{"key": key, "path": key} for key in keys],
-            },
-        },
-        {"name": "work", "emptyDir": {"sizeLimit": disk} if disk else {}},
-    ]
-    if session.dataset_secret:
-        secret = {
-            "secretName": session.dataset_secret,
-            "defaultMode": 0o440,
-            "items": [{"key": key, "path": key} for key in DATASET_SECRET_KEYS],
-            # Each address needs some of the keys only; the trainer says which is missing, where a pod would just wait.
-            "optional": True,
-        }
-        volumes.append({"name": "dataset-secret", "secret": secret})
-    for name, claim in (("dataset", session.dataset_claim), ("weights", session.weights_claim)):
-        if claim:
-            volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
-    for volume, _, secret in _secrets(session):
-        items = [{"key": key, "path": key} for key in SECRET_KEYS]
-        # Some of the keys are enough; the trainer says which is missing, where a pod would just wait.
-        source = {"secretName": secret, "defaultMode": 0o440, "items": items, "optional": True}
-        volumes.append({"name": volume, "secret": source})
-    return volumes
-
-
-def _secrets(session: Session) -> list[tuple[str, str, str]]:
-    """Give volume, place and name of the user's own Secrets."""
-    found = (
-        ("module-secret", MODULE_SECRET_FOLDER, session.module_secret),
-        ("mlflow-secret", MLFLOW_SECRET_FOLDER, session.mlflow_secret),
-    )
-    return [(volume, folder, name) for volume, folder, name in found if name]
-
-
-def _limit(resource: str, divisor: str) -> Json:
-    return {"containerName": CONTAINER, "resource": resource, "divisor": divisor}

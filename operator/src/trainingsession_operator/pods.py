@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import Any
 
 from . import record_view
-from .jobs import CONTAINER
 from .resource import Json
 from .status import Reason
+from .trainer_pod import CONTAINER
 
 OUT_OF_MEMORY = "OOMKilled"
 STARTING = ("PodPending", "ContainerCreating")

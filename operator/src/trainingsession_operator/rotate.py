@@ -20,11 +20,11 @@ from pymongo import MongoClient
 from .cluster import Cluster
 from .cluster import connect as connect_cluster
 from .errors import OperatorError, StartError
-from .jobs import TENANT_SECRET
 from .main import mongodb_server, mongodb_uri
 from .mongodb import Document, connect, tenant_uri, translated
 from .settings import read_settings
 from .tenants import Server, database_name, drop_replaced_users, user_roles
+from .trainer_pod import TENANT_SECRET
 
 GRACE_MINUTES = 1440
 

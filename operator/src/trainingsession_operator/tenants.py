@@ -19,8 +19,8 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from .cluster import Cluster
 from .errors import ConflictError, StorageUnavailableError, driver_words
-from .jobs import CA_KEY, TENANT_SECRET
 from .mongodb import Document, credentials_in, shared_uri, tenant_uri, translated
+from .trainer_pod import CA_KEY, TENANT_SECRET
 
 log = logging.getLogger(__name__)
 

@@ -18,12 +18,13 @@ import builders
 from real_mongod import RealMongod
 from trainingsession_operator.cluster import Cluster
 from trainingsession_operator.errors import StartError
-from trainingsession_operator.jobs import MONGODB_FOLDER, build_job
+from trainingsession_operator.jobs import build_job
 from trainingsession_operator.main import mongodb_server
 from trainingsession_operator.mongodb import server_uri, with_authorities
 from trainingsession_operator.mongodb_init import Rounds, Settings
 from trainingsession_operator.records import COLLECTION, Records
 from trainingsession_operator.resource import parse_session
+from trainingsession_operator.trainer_pod import MONGODB_FOLDER
 from trainingsession_trainer.errors import StorageError
 from trainingsession_trainer.mongodb import connect as trainer_connect
 

@@ -20,12 +20,13 @@ from real_mongod import RealMongod
 from running_operator import kubeconfig
 from trainingsession_operator.cluster import Cluster
 from trainingsession_operator.errors import ApiError, StartError
-from trainingsession_operator.jobs import PATIENT_EXIT_CODES, TENANT_SECRET
+from trainingsession_operator.jobs import PATIENT_EXIT_CODES
 from trainingsession_operator.mongodb import server_uri
 from trainingsession_operator.records import COLLECTION, Records
 from trainingsession_operator.resource import parse_session
 from trainingsession_operator.rotate import rotate
 from trainingsession_operator.tenants import Server, drop_replaced_users
+from trainingsession_operator.trainer_pod import TENANT_SECRET
 from trainingsession_trainer.errors import StorageError
 from trainingsession_trainer.mongodb import connect as trainer_connect
 from trainingsession_trainer.mongodb import patiently

@@ -37,7 +37,7 @@ def subject(make_features, make_spec, new_checkpoints, reporter, no_stop, tmp_pa
     keras.utils.set_random_seed(0)
     head = build_head(spec.head, (2, 2, 9), 3, standardize_from(parts["train"]))
     history = fit_head(
-        head, spec.training, parts["train"], parts["validation"],
+        head, spec.training, parts["train"], parts["validation"], class_names="abc",
         checkpoints=new_checkpoints(), reporter=reporter, stop=no_stop,
     )  # fmt: skip
     probabilities = room_for_probabilities(tmp_path, EXPORTS, 100, 3)

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from trainingsession_operator.jobs import MONGODB_FOLDER
 from trainingsession_operator.mongodb_init import read_arguments
 from trainingsession_operator.settings import read_settings
+from trainingsession_operator.trainer_pod import MONGODB_FOLDER
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 EXTERNAL = {"mongodb": {"external": {"uriSecret": "atlas"}}}

@@ -445,15 +445,15 @@ def parse_spec(data: object) -> Spec:
     _check_base_model(spec.base_model)
     if spec.head.from_session is not None and spec.head.layers is not None:
         raise SpecError("spec.head has fromSession and layers; set only one, the other session's head has its layers.")
+    if spec.training.fine_tune is not None and spec.training.repeats > 1:
+        raise SpecError(
+            f"spec.training.repeats is {spec.training.repeats}, and fineTune changes the base model that every seed "
+            "would start from; set repeats to 1 or remove fineTune."
+        )
     if spec.training.early_stopping is not None and spec.dataset.validation_split == 0:
         raise SpecError(
             "spec.training.earlyStopping watches validation images, and spec.dataset.validationSplit is 0; "
             "raise it or remove earlyStopping."
-        )
-    if spec.training.fine_tune is not None and spec.training.repeats != 1:
-        raise SpecError(
-            f"spec.training.repeats is {spec.training.repeats}, which trains several heads on the same features, and "
-            "fineTune changes those; remove one of them."
         )
     _check_module(spec)
     if spec.tracking is not None and spec.tracking.mlflow is not None:

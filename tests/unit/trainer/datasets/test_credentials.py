@@ -6,7 +6,7 @@ import pytest
 
 from local_server import LocalServer, content
 from pictures import go_on, quiet
-from trainingsession_operator import jobs
+from trainingsession_operator import trainer_pod
 from trainingsession_trainer.config import parse_spec
 from trainingsession_trainer.datasets.credentials import KEYS, SECRET_FOLDER, read_credentials
 from trainingsession_trainer.datasets.download import download
@@ -98,5 +98,5 @@ def test_a_secret_is_for_the_network():
 
 
 def test_the_operator_mounts_the_keys_that_the_trainer_reads_where_it_reads_them():
-    assert set(jobs.DATASET_SECRET_KEYS) == set(KEYS)
-    assert str(SECRET_FOLDER) == jobs.DATASET_SECRET_FOLDER
+    assert set(trainer_pod.DATASET_SECRET_KEYS) == set(KEYS)
+    assert str(SECRET_FOLDER) == trainer_pod.DATASET_SECRET_FOLDER
