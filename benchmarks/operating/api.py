@@ -81,14 +81,16 @@ class Seen:
 
     def _follow(self, api: Api, path: str, version: str) -> None:
         try:
-            for kind, found in api.events(path, version):
-                now = time.perf_counter()
-                with self._changed:
-                    if kind == "MODIFIED":
-                        self.changes.append((now, found["metadata"]["name"]))
-                    for note in self._notes(kind, found):
-                        self.times.setdefault(note, now)
-                    self._changed.notify_all()
+            # The API server ends the watch of a client that cannot follow; it goes on where it was.
+            while True:
+                for kind, found in api.events(path, version):
+                    now, version = time.perf_counter(), found["metadata"]["resourceVersion"]
+                    with self._changed:
+                        if kind == "MODIFIED":
+                            self.changes.append((now, found["metadata"]["name"]))
+                        for note in self._notes(kind, found):
+                            self.times.setdefault(note, now)
+                        self._changed.notify_all()
         except urllib3.exceptions.HTTPError:
             """The API server has ended, and with it the table."""
 

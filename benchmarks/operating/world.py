@@ -91,6 +91,7 @@ class World:
             "KUBECONFIG": str(self._server.kubeconfig()),
             "MONGODB_URI_FILE": str(self._folder / "mongodb-uri"),
             "TRAINER_IMAGE": "example.org/trainer:1",
+            "PYTHONOPTIMIZE": "2",  # as in the image
             "HEALTH_PORT": str(free_port()),
             "METRICS_PORT": str(metrics := free_port()),
         }

@@ -99,6 +99,8 @@ def settle(world: MemoryWorld) -> None:
     world.records.away = False
     world.create()
     world.change_spec(suspend=False)
+    # Perhaps in vain: what the watch told of the session is not so any more.
+    world.look()
     for _ in range(ROUNDS_TO_THE_END):
         world.look()
         status = world.cluster.resource["status"]

@@ -87,7 +87,7 @@ class MemoryCluster:
         self.faults.before("write a status")
         found = self.resource
         if found is None:
-            raise ApiError("cannot write the status: not found", 404)
+            raise ConflictError("cannot write the status: not found", 404)
         metadata = found["metadata"]
         if (metadata["uid"], metadata["resourceVersion"]) != (session.uid, session.resource_version):
             raise ConflictError("cannot write the status: the session changed", 409)
@@ -141,7 +141,7 @@ class MemoryRecords:
         self.away = False
         self.stored = False
 
-    def prepare(self, session: Session, identity: str | None = None) -> Json:
+    def prepare(self, session: Session, identity: str | None = None, told: float | None = None) -> Json:
         self._ask()
         if session.uid not in self.documents:
             self.documents[session.uid] = builders.record(_id=session.uid, recordVersion=RECORD_VERSION)
@@ -208,6 +208,9 @@ class MemoryWorld:
             uid = str(uuid.UUID(int=self.random.getrandbits(128)))
             self.cluster.resource = builders.resource(name=NAME, uid=uid, **spec)
             self._changed()
+            if self.random.random() < 0.5:
+                # What the watch told; the look may come when it is not so any more.
+                self.operator.newcomers.put((NAMESPACE, NAME), self.cluster.resource)
 
     def delete(self) -> None:
         self.cluster.resource = None

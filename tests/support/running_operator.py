@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -31,6 +32,7 @@ class RunningOperator:
             "MONGODB_URI_FILE": str(folder / "mongodb"),
             "MONGODB_USERS": "shared",
             "TRAINER_IMAGE": "example.org/trainer:1",
+            "PYTHONOPTIMIZE": "2",  # as in the image
             "WATCH_NAMESPACES": namespace,
             "LOG_FORMAT": "json",
             **{name: str(port) for name, port in self.ports.items()},
@@ -58,12 +60,21 @@ class RunningOperator:
             return dict(found() or {})
 
     def probe(self, port: str, path: str) -> tuple[int, str]:
-        """Code and body of an HTTP answer; `port` is HEALTH_PORT or METRICS_PORT."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[port]}{path}", timeout=20) as answer:
-                return int(answer.status), answer.read().decode()
-        except urllib.error.HTTPError as refused:
-            return refused.code, refused.read().decode()
+        """Code and body of an HTTP answer; `port` is HEALTH_PORT or METRICS_PORT.
+
+        kopf opens the one for health in its own time, after the operator's own words that it serves.
+        """
+        end = time.monotonic() + 20
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[port]}{path}", timeout=20) as answer:
+                    return int(answer.status), answer.read().decode()
+            except urllib.error.HTTPError as refused:
+                return refused.code, refused.read().decode()
+            except urllib.error.URLError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
 
     def terminate(self, seconds: float) -> int:
         """SIGTERM, and the exit code; subprocess.TimeoutExpired where the process is there after `seconds`."""

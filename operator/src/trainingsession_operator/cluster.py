@@ -115,18 +115,17 @@ class Cluster:
     def patch_status(self, session: Session, changes: Mapping[str, Any]) -> str:
         """Merge `changes` into the status; returns the new resourceVersion.
 
-        The patch carries UID and resourceVersion: ConflictError when the session changed or was made anew meanwhile.
+        The patch carries UID and resourceVersion: ConflictError when the session changed, went or came anew since.
         """
-        done = self._call(
-            f"write the status of {session.title}",
-            self._patching.patch_namespaced_custom_object_status,
-            GROUP,
-            VERSION,
-            session.namespace,
-            PLURAL,
-            session.name,
-            {"metadata": {"uid": session.uid, "resourceVersion": session.resource_version}, "status": changes},
-        )
+        where = (GROUP, VERSION, session.namespace, PLURAL, session.name)
+        same = {"uid": session.uid, "resourceVersion": session.resource_version}
+        what, patch = f"write the status of {session.title}", self._patching.patch_namespaced_custom_object_status
+        try:
+            done = self._call(what, patch, *where, {"metadata": same, "status": changes})
+        except ApiError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                raise ConflictError(str(error), error.status, error.reason) from error
+            raise
         return str(done["metadata"]["resourceVersion"])
 
     def delete_session(self, metadata: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from .health import Watchdog
 from .index import Known, SessionIndex
 from .jobs import MANAGED_BY, MANAGED_LABEL, UID_LABEL
 from .metrics import Metrics
+from .newcomers import Newcomers
 from .queue import Key, WorkQueue
 from .resource import GROUP, KIND, PLURAL, VERSION, deletion_policy, is_ours, seconds_after_end
 from .status import failure, is_finished, pending_since
@@ -30,12 +31,17 @@ class Intake:
     """Told of every session that is deleted."""
     deleted: Callable[[str, str, str], None]
     """Told the namespace, UID and last deletionPolicy of every session that is deleted."""
+    newcomers: Newcomers
 
     def told(self, event: Mapping[str, Any]) -> None:
         """Take in an event of the watch; its type is None where it comes from a list."""
         metadata = event["object"]["metadata"]
         key = (metadata["namespace"], metadata["name"])
         echo = self.watchdog.saw(key, metadata["resourceVersion"])
+        if event["type"] == "ADDED" and not event["object"].get("status"):
+            self.newcomers.put(key, dict(event["object"]))
+        else:
+            self.newcomers.forget(key)
         if event["type"] == "DELETED":
             self.index.remove(metadata["uid"])
             self.forget(key)

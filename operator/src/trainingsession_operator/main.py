@@ -11,60 +11,33 @@ import kopf
 from kubernetes.client import ApiException
 from urllib3.exceptions import HTTPError
 
+from . import memory
 from .audit import Audit
 from .cluster import DEFINITION, Cluster, connect
 from .errors import ApiError, StartError
 from .handlers import Intake, subscribe
 from .health import Watchdog, serve, why_dead
 from .index import SessionIndex
-from .jobs import MANAGED_BY, MANAGED_LABEL
 from .keeper import StorageKeeper
 from .metrics import Metrics
 from .mongodb import check_uri, server_uri, with_authorities
 from .mongodb_server import ServerSecretError, ensure_server_secret
+from .newcomers import Newcomers
 from .queue import Key, WorkQueue
 from .rate_limit import RequestLimit
 from .reconcile import PROGRESS_PER_SECOND, PROGRESS_SECONDS, Reconciler
 from .records import Records
 from .settings import Settings
 from .tenants import Server
+from .watches import kopf_settings
 
 log = logging.getLogger(__name__)
 
-WATCH_STOP_SECONDS = 6.0
-"""For kopf to end its watches; it takes less than one, and kills the process after this."""
 WORK_STOP_SECONDS = 3.0
 """For running looks and the storage to end. All of it is within ten seconds, and whatever is cut off is done again."""
 RECORD_PAUSE = 1.0
 """What a trainer writes at a turn of its work becomes one look."""
 PING_SECONDS = 10.0
-
-
-def kopf_settings() -> kopf.OperatorSettings:
-    """Set what kopf's defaults would get wrong here; each line says why."""
-    settings = kopf.OperatorSettings()
-    # A limit below the number of objects indexed at the start can deadlock it; handlers only put keys on a queue.
-    settings.queueing.worker_limit = None
-    # No other kopf operator is a peer, and no peering resource is looked for.
-    settings.peering.standalone = True
-    # The definition is checked once at the start; a permanent scan would need rights on all definitions.
-    settings.scanning.disabled = True
-    # With the defaults, 54 seconds of errors from the API server end the process.
-    settings.networking.error_backoffs = (1, 2, 3, 5, 8, 13, 21, *[30] * 20)
-    settings.networking.request_timeout = 30
-    # A watch ends after 10 minutes by itself, and after 70 s without an event or a bookmark.
-    settings.watching.server_timeout = 600
-    settings.watching.connect_timeout = 30
-    # Filtered by the server: other people's Jobs and pods cost nothing.
-    settings.watching.label_selectors["batch", "v1", "jobs"] = f"{MANAGED_LABEL}={MANAGED_BY}"
-    settings.watching.label_selectors["", "v1", "pods"] = f"{MANAGED_LABEL}={MANAGED_BY}"
-    # The operator posts its own few Events.
-    settings.posting.enabled = False
-    # Ten minutes by default, far beyond the kubelet's patience.
-    settings.process.ultimate_exiting_timeout = WATCH_STOP_SECONDS
-    # For what the watches brought last, which the next operator is told of again.
-    settings.queueing.exit_timeout = 1.0
-    return settings
 
 
 def progress_pause(live: int) -> float:
@@ -74,6 +47,7 @@ def progress_pause(live: int) -> float:
 
 def run(settings: Settings) -> None:
     """Run until SIGTERM; raises StartError when the cluster is not ready for the operator."""
+    memory.freeze()
     metrics, stop = Metrics(), threading.Event()
     limit = RequestLimit(settings.requests_per_second, settings.requests_burst, stop)
     cluster = Cluster(connect(settings.workers + 4, limit, metrics))
@@ -84,15 +58,15 @@ def run(settings: Settings) -> None:
     keeper = StorageKeeper(
         settings, cluster, store, measured=metrics.measured, swept=metrics.swept, halted=metrics.halted
     )
-    index, watchdog = SessionIndex(ended=keeper.wake), Watchdog()
-    reconciler = Reconciler(settings, cluster, store, written=watchdog.wrote, gone=watchdog.forget)
+    index, watchdog, newcomers = SessionIndex(ended=keeper.wake), Watchdog(), Newcomers()
+    reconciler = Reconciler(settings, cluster, store, written=watchdog.wrote, gone=watchdog.forget, newcomers=newcomers)
 
     def forget(key: Key) -> None:
         watchdog.forget(key)
         reconciler.forget(key)
 
     queue = WorkQueue(reconciler.look, settings.workers, metrics)
-    intake = Intake(queue, index, watchdog, metrics, forget, keeper.deleted)
+    intake = Intake(queue, index, watchdog, metrics, forget, keeper.deleted, newcomers)
     audit = Audit(cluster, settings.namespaces, index, queue, metrics, intake.found)
     metrics.follow_sessions(index.census)
     metrics.follow_waiting(index.longest_pending)
@@ -114,6 +88,7 @@ def run(settings: Settings) -> None:
         threading.Thread(target=readiness.keep_asking, args=(stop,), name="mongodb", daemon=True),
         storing := threading.Thread(target=keeper.keep, args=(stop,), name="storage", daemon=True),
         threading.Thread(target=audit.keep, args=(stop,), name="audit", daemon=True),
+        threading.Thread(target=memory.keep_trimming, args=(stop,), name="memory", daemon=True),
     ]
     registry = subscribe(intake, lambda: why_dead(watchdog, queue, followers, audit.why_lost))
     for thread in followers:

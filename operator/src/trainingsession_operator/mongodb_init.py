@@ -256,7 +256,10 @@ def serve(health: Health, port: int) -> None:
 
 def read_arguments(arguments: list[str]) -> Settings:
     """Read the command line; argparse exits with a sentence on a wrong one."""
-    parser = argparse.ArgumentParser(prog="python -m trainingsession_operator.mongodb_init", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m trainingsession_operator.mongodb_init",
+        description="Initiate the replica set and make its first user.",
+    )
     parser.add_argument("--mongod", default="127.0.0.1:27017", help="where mongod listens on loopback")
     parser.add_argument("--host", required=True, help="host:port of this member as all clients resolve it")
     parser.add_argument("--replica-set", required=True, help="name of the replica set")

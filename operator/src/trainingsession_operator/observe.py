@@ -31,13 +31,16 @@ class Observer:
     cluster: Cluster
     records: Records
 
-    def observe(self, session: Session, *, progress_due: bool) -> Observed:
-        """Look at everything that a decision needs, live. Raises ApiError where the API server does not answer."""
+    def observe(self, session: Session, *, progress_due: bool, told: float | None = None) -> Observed:
+        """Look at everything that a decision needs, live; `told` is when the watch told of a session made just now.
+
+        Raises ApiError where the API server does not answer.
+        """
         same = identity(session, self.settings.trainer_image)
         record: Json | None = None
         waits: State | None = None
         try:
-            record = self.records.prepare(session, same)
+            record = self.records.prepare(session, same, told)
         except (StorageUnavailableError, ApiError) as error:
             waits = _why_it_waits(error)
         step, job, earlier = self._find_jobs(session, record)

@@ -13,6 +13,7 @@ from .budget import Budget
 from .cluster import Cluster
 from .decide import decide, refuse
 from .errors import ApiError, ConflictError, SessionError
+from .newcomers import Newcomers
 from .observe import REFUSALS, Observer
 from .observed import Action, CreateJob, Decision, DeleteJob, EndHelpers, EndJob, SetDeadline
 from .queue import Key
@@ -36,9 +37,9 @@ log = logging.getLogger(__name__)
 
 LOOK_AT_NEW_JOB = 5.0
 """The Job's pod wakes us; this is for Jobs whose pods are denied, which is told by Events only."""
-PROGRESS_SECONDS = 15.0
-PROGRESS_PER_SECOND, PROGRESS_BURST = 20.0, 20
-"""Writes of nothing but progress, over all sessions."""
+PROGRESS_SECONDS = 20.0
+PROGRESS_PER_SECOND, PROGRESS_BURST = 16.0, 4
+"""Writes of nothing but progress, over all sessions; with what else changes, fewer than 20 a second."""
 PROGRESS = {"progress", "gpuSeconds"}
 
 
@@ -53,6 +54,7 @@ class Reconciler:
     """Told of every status written: the key and the new resourceVersion."""
     gone: Callable[[Key], None] = lambda key: None
     """Told of every key whose session is not there any more."""
+    newcomers: Newcomers = field(default_factory=Newcomers)
     budget: Budget = field(default_factory=lambda: Budget(PROGRESS_PER_SECOND, PROGRESS_BURST))
     _progress: dict[Key, float] = field(default_factory=dict)
     _ended: dict[Key, str] = field(default_factory=dict)
@@ -60,7 +62,8 @@ class Reconciler:
 
     def look(self, key: Key) -> float | None:
         """Look at a session; returns the seconds until the next look, None where something must happen first."""
-        resource = self.cluster.session(*key)
+        came = self.newcomers.take(key)
+        resource = came.resource if came else self.cluster.session(*key)
         if resource is None or resource["metadata"].get("deletionTimestamp"):
             # Its Job goes by owner reference.
             self.forget(key)
@@ -80,7 +83,8 @@ class Reconciler:
         else:
             last = self._progress.get(key, float("-inf"))
             observer = Observer(self.settings, self.cluster, self.records)
-            observed = observer.observe(session, progress_due=time.monotonic() >= last + PROGRESS_SECONDS)
+            due = time.monotonic() >= last + PROGRESS_SECONDS
+            observed = observer.observe(session, progress_due=due, told=came.told if came else None)
             decision = decide(session, observed, now)
             is_new = decision.chooses is not None and not session.status
             if decision.chooses is not None:
@@ -96,9 +100,9 @@ class Reconciler:
                     # The first write has said so; the next one tells how the Job's pod fares.
                     return LOOK_AT_NEW_JOB
                 decision = _with_job_name(decision, plan.step_name(session, observed.step))
-        due = self._may_write(key, session, decision)
-        if due:
-            return due if decision.look_again is None else min(due, decision.look_again)
+        wait = self._may_write(key, session, decision)
+        if wait:
+            return wait if decision.look_again is None else min(wait, decision.look_again)
         self._write(key, session, decision)
         return decision.look_again
 

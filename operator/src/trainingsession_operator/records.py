@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -67,23 +68,19 @@ class Records:
         """Used and all bytes of the file system under the primary's data; None where the server does not tell."""
         return disk_of(self._client)
 
-    def prepare(self, session: Session, identity: str | None = None) -> Document:
+    def prepare(self, session: Session, identity: str | None = None, told: float | None = None) -> Document:
         """Make sure of the namespace's database, user and Secret and of the session's record; return the record.
 
-        `identity` tells which other sessions are the same experiment. Raises StorageUnavailableError, and ApiError for
-        the Secret.
+        `identity` tells which other sessions are the same experiment, `told` (`time.monotonic()`) when the watch told
+        of a session that was made just now. Raises StorageUnavailableError, and ApiError for the Secret.
         """
-        sessions = self._tenants.database(session.namespace)[COLLECTION]
-        with translated("read the record"):
-            found = sessions.find_one({"_id": session.uid})
-        if found is not None and found.get("recordVersion") is not None:
-            if found.get("deletionPolicy") != session.deletion_policy:
-                policy = {"$set": {"deletionPolicy": session.deletion_policy}}
-                with translated("store the deletion policy"):
-                    sessions.update_one({"_id": session.uid}, policy)
-            return found
-        # A new session: nothing is believed from before, as its namespace may be another one under the same name.
-        sessions = self._tenants.database(session.namespace, anew=True)[COLLECTION]
+        if told is None:
+            found = self._found(session)
+            if found is not None:
+                return found
+            told = time.monotonic()
+        # A new session: what was seen before it came is not believed; its namespace may be another of the same name.
+        sessions = self._tenants.database(session.namespace, since=told)[COLLECTION]
         fields = {
             "recordVersion": RECORD_VERSION,
             "namespace": session.namespace,
@@ -91,12 +88,26 @@ class Records:
             "deletionPolicy": session.deletion_policy,
             **({"identity": identity} if identity else {}),
         }
-        stage = {"$set": {key: {"$literal": value} for key, value in fields.items()} | {"createdAt": "$$NOW"}}
+        stage = {"$set": {key: {"$literal": value} for key, value in fields.items()}}
+        stage["$set"]["createdAt"] = {"$ifNull": ["$createdAt", "$$NOW"]}
         with translated("create the record"):
             made = sessions.find_one_and_update(
                 {"_id": session.uid}, [stage], upsert=True, return_document=ReturnDocument.AFTER
             )
         return made or {}
+
+    def _found(self, session: Session) -> Document | None:
+        """Give the record that is there, with the deletion policy that holds now."""
+        sessions = self._tenants.database(session.namespace)[COLLECTION]
+        with translated("read the record"):
+            found = sessions.find_one({"_id": session.uid})
+        if found is None or found.get("recordVersion") is None:
+            return None
+        if found.get("deletionPolicy") != session.deletion_policy:
+            policy = {"$set": {"deletionPolicy": session.deletion_policy}}
+            with translated("store the deletion policy"):
+                sessions.update_one({"_id": session.uid}, policy)
+        return found
 
     def reuse_result(self, session: Session, identity: str) -> Document | None:
         """Answer the session from the first one of the same identity whose artifacts are all there.

@@ -87,14 +87,14 @@ class Tenants:
         self._lock = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
 
-    def database(self, namespace: str, *, anew: bool = False) -> Database[Document]:
-        """Give the namespace's database, with its user and Secret; `anew` believes nothing from before.
+    def database(self, namespace: str, *, since: float | None = None) -> Database[Document]:
+        """Give the namespace's database, with its user and Secret; where `since` is given, looked at after it.
 
         Raises StorageUnavailableError, and ApiError for the Secret.
         """
-        asked = time.monotonic()
-        known = self._ensured.get(namespace, _NOTHING)
-        if not anew and asked < known.set_at + ENSURE_SECONDS:
+        now, known = time.monotonic(), self._ensured.get(namespace, _NOTHING)
+        asked = now if since is None else since
+        if now < known.set_at + ENSURE_SECONDS and (since is None or since < known.looked_at):
             return self._client[known.database]
         # Outside of the lock: while MongoDB is away, all sessions of the namespace wait for it at once and not in turn.
         with translated("be reached"):

@@ -16,6 +16,7 @@ from trainingsession_operator.handlers import Intake
 from trainingsession_operator.health import Watchdog
 from trainingsession_operator.index import Known, SessionIndex
 from trainingsession_operator.metrics import Metrics
+from trainingsession_operator.newcomers import Newcomers
 from trainingsession_operator.queue import WorkQueue
 
 Json = dict[str, Any]
@@ -28,7 +29,9 @@ class Audited:
         self.metrics, self.index = Metrics(), SessionIndex()
         self.queue = WorkQueue(lambda key: None, 0, self.metrics)
         watchdog = Watchdog()
-        self.intake = Intake(self.queue, self.index, watchdog, self.metrics, watchdog.forget, lambda *_: None)
+        self.intake = Intake(
+            self.queue, self.index, watchdog, self.metrics, watchdog.forget, lambda *_: None, Newcomers()
+        )
         self.audit = Audit(cluster, namespaces, self.index, self.queue, self.metrics, self.intake.found)
 
     def findings(self, kind: str) -> float | None:

@@ -35,6 +35,42 @@ def test_a_new_session_gets_one_job_that_it_owns(world):
     assert set(world.operator().cluster.secret(world.namespace, "trainingsession-mongodb")) == {"uri", "database"}
 
 
+def test_what_the_watch_told_of_a_new_session_is_not_read_again(world):
+    made = world.create("digits")
+    operator, key = world.operator(), (world.namespace, "digits")
+    read: list[str] = []
+
+    class Counting(Cluster):
+        def session(self, namespace: str, name: str) -> Json | None:
+            read.append(name)
+            return super().session(namespace, name)
+
+    operator.cluster = Counting(world.api)
+    operator.newcomers.put(key, made)
+    operator.look(key)
+    assert (len(world.jobs()), read) == (1, [])
+    operator.look(key)
+    assert (len(world.jobs()), read) == (1, ["digits"])
+
+
+@pytest.mark.parametrize("happens", ["deleted", "changed", "made anew"])
+def test_what_the_watch_told_makes_no_job_when_it_is_not_so_any_more(world, happens):
+    made = world.create("digits")
+    operator, key = world.operator(), (world.namespace, "digits")
+    if happens == "changed":
+        body = {"spec": {"suspend": True}}
+        world.custom.patch_namespaced_custom_object(GROUP, VERSION, world.namespace, PLURAL, "digits", body)
+    else:
+        world.delete("digits")
+    if happens == "made anew":
+        world.create("digits", suspend=True)
+    operator.newcomers.put(key, made)
+    with pytest.raises(ConflictError):
+        operator.look(key)
+    operator.look(key)
+    assert world.jobs() == []
+
+
 def test_looking_again_writes_nothing(world):
     world.create("digits")
     operator = world.operator()

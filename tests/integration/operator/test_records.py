@@ -7,6 +7,7 @@ import logging
 import queue
 import secrets
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -247,6 +248,24 @@ def test_a_secret_deleted_by_hand_is_there_again_for_the_next_session(records, c
     with as_tenant(cluster, session.namespace) as tenant:
         name = cluster.secrets[session.namespace, SECRET]["database"]
         assert tenant[name][COLLECTION].count_documents({}) == 2
+
+
+def test_sessions_that_came_before_a_look_at_the_secret_share_it(records, cluster):
+    namespace = cluster.namespace()
+    before = time.monotonic()
+    records.prepare(session_in(namespace), told=before)
+    del cluster.secrets[namespace, SECRET]
+    records.prepare(session_in(namespace), told=before)
+    assert (namespace, SECRET) not in cluster.secrets
+    records.prepare(session_in(namespace), told=time.monotonic())
+    assert (namespace, SECRET) in cluster.secrets
+
+
+def test_a_record_that_is_there_already_keeps_what_it_holds(records, cluster):
+    """The session was told of, and an operator that died then had made its record."""
+    session = session_in(cluster.namespace())
+    first = records.prepare(session)
+    assert records.prepare(session, told=time.monotonic())["createdAt"] == first["createdAt"]
 
 
 def test_a_namespace_that_is_gone_is_a_sentence(records):

@@ -8,6 +8,7 @@ from trainingsession_operator.handlers import Intake
 from trainingsession_operator.health import Watchdog
 from trainingsession_operator.index import Known, SessionIndex
 from trainingsession_operator.metrics import Metrics
+from trainingsession_operator.newcomers import Newcomers
 from trainingsession_operator.queue import WorkQueue
 
 
@@ -35,9 +36,11 @@ def intake(metrics, deletions) -> Intake:
     """With a queue that has no workers: what is put on it stays there."""
     watchdog = Watchdog()
     queue = WorkQueue(lambda key: None, 0, metrics)
-    return Intake(
-        queue, SessionIndex(), watchdog, metrics, watchdog.forget, lambda *deletion: deletions.append(deletion)
-    )
+
+    def deleted(*deletion):
+        deletions.append(deletion)
+
+    return Intake(queue, SessionIndex(), watchdog, metrics, watchdog.forget, deleted, Newcomers())
 
 
 def finished(metrics: Metrics) -> float | None:
@@ -153,3 +156,17 @@ def test_a_failure_is_counted_by_its_reason(intake, metrics, reason, counted):
     intake.told({"type": "MODIFIED", "object": failed})
     labels = {"namespace": "a", "reason": counted}
     assert metrics.registry.get_sample_value("trainingsession_failed_total", labels) == 1
+
+
+def test_a_session_without_a_status_is_handed_to_its_first_look_until_it_changes(intake):
+    made = {key: value for key, value in resource("", finished=False).items() if key != "status"}
+    intake.told({"type": "ADDED", "object": made})
+    assert intake.newcomers.take(("a", "s")).resource == made
+    for kind, changed in (("MODIFIED", made), ("DELETED", made)):
+        intake.told({"type": "ADDED", "object": made})
+        intake.told({"type": kind, "object": changed})
+        assert intake.newcomers.take(("a", "s")) is None
+    # A list tells what was there before this operator, and an operator before it may have looked.
+    for kind, found in ((None, made), ("ADDED", resource("Training", finished=False))):
+        intake.told({"type": kind, "object": found})
+        assert intake.newcomers.take(("a", "s")) is None
