@@ -244,7 +244,9 @@ def test_a_record_that_the_trainer_writes_is_what_the_operator_shows(mongod):
     assert shown()["progress"] == {
         "epochs": 20, "percent": 40, "remainingSeconds": 12, "imagesPerSecond": "100.5000",
     }  # fmt: skip
-    mine.describe({"train": 10, "validation": 2, "test": 3}, {"key": "k", "shards": 1, "reused": 5, "computed": 10})
+    warning = trainer_records.SessionWarning("LabelsDisagree", "2 images are in more than one class for $5.")
+    counts = {"train": 10, "validation": 2, "test": 3}
+    mine.describe(counts, {"key": "k", "shards": 1, "reused": 5, "computed": 10}, [warning])
     mine.progress("Training", {"epoch": 3, "epochs": 20, "percent": 15, "remainingSeconds": 9, "loss": 0.5})
     status = shown()
     assert status["phase"] == "Training"
@@ -253,6 +255,7 @@ def test_a_record_that_the_trainer_writes_is_what_the_operator_shows(mongod):
     }  # fmt: skip
     assert status["samples"] == {"train": 10, "validation": 2, "test": 3}
     assert status["features"] == {"key": "k", "shards": 1, "reused": 5, "computed": 10}
+    assert status["warnings"] == [dataclasses.asdict(warning)]
 
     mine.fail(75, "Stopped.")
     assert record_view.failure(store.prepare(given), "pod-1") == record_view.Failure(75, "Stopped.", None)

@@ -130,7 +130,7 @@ class Records:
                 if not is_whole(found):
                     continue
                 source = found.get("reusedFrom") or {"name": found.get("name"), "uid": found["_id"]}
-                fields = {key: found[key] for key in ("result", "samples", "trainer") if key in found}
+                fields = {key: found[key] for key in ("result", "samples", "warnings", "trainer") if key in found}
                 taken = {"$set": {key: {"$literal": value} for key, value in (fields | {"reusedFrom": source}).items()}}
                 mine = {"_id": session.uid, "result": {"$exists": False}}
                 sessions.update_one(mine, [taken])

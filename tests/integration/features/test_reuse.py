@@ -247,4 +247,15 @@ def test_near_duplicates_are_looked_for_once_whatever_the_base_model(case):
     case.prepare(pooling="avg")
     assert case.train_images.compared + case.test_images.compared == compared
     assert case.out.getvalue().count("Looking for near duplicates among 80 images") == 1
+    # A smaller subset is covered by what is known.
+    case.prepare(pooling="max", subset=0.3)
+    assert case.out.getvalue().count("Looking for near duplicates") == 1
+
+
+def test_a_subset_is_compared_alone_and_a_larger_one_anew(case):
+    case.prepare(subset=0.3)
+    assert case.train_images.compared < 60
+    case.prepare()
+    assert "among 38 images" in case.out.getvalue()
+    assert "among 80 images" in case.out.getvalue()
     assert "Training images by class: red 30, green 30" in case.out.getvalue()

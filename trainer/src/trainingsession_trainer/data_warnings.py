@@ -18,26 +18,28 @@ _MOST_COUNTED = 20
 
 
 def warnings_of(train: Part, test: Part, near: Pairs | None) -> tuple[SessionWarning, ...]:
-    """Compare the images that a session uses; `near` are the pairs of the whole data set, None where nobody looked."""
+    """Compare the images that a session uses; `near` are pairs of at least these, None where nobody looked."""
     found = []
     count, known = len(test.labels), set(train.digests)
     same = sum(digest in known for digest in test.digests)
     if same:
         text = (
-            f"{same:,} of {count:,} test images are also training images, byte for byte: the accuracy flatters; "
-            "take them out of one of the two."
+            f"{same:,} of {count:,} test images {_be(same)} also among the training images, byte for byte: the "
+            "accuracy flatters; take out one of the two."
         )
         found.append(SessionWarning(DUPLICATES, text))
     close = 0 if near is None else int(((near[:, 0] < len(train.labels)) & (near[:, 1] < count)).sum())
     if close:
         text = (
-            f"{close:,} of {count:,} test images are nearly a training image (resized, compressed again or the like): "
-            "the accuracy flatters; take them out of one of the two."
+            f"{close:,} of {count:,} test images {_be(close)} nearly a training image (resized, compressed again or "
+            "the like): the accuracy flatters; take out one of the two."
         )
         found.append(SessionWarning(NEAR_DUPLICATES, text))
     torn = _torn(train, test)
     if torn:
-        text = f"{torn:,} images are in more than one class, byte for byte; decide on one class for each."
+        text = (
+            f"{torn:,} image{'s' * (torn > 1)} {_be(torn)} in more than one class, byte for byte; decide on one class."
+        )
         found.append(SessionWarning(LABELS_DISAGREE, text))
     return tuple(found)
 
@@ -49,6 +51,10 @@ def class_counts(part: Part, class_names: Sequence[str]) -> str:
     if len(counts) > _MOST_COUNTED:
         words.append(f"and {len(counts) - _MOST_COUNTED} more, from {min(counts):,} to {max(counts):,} in a class")
     return ", ".join(words)
+
+
+def _be(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _torn(train: Part, test: Part) -> int:

@@ -223,7 +223,8 @@ class SessionFeatures:
     def check(self, stored: StoredFeatures) -> tuple[SessionWarning, ...]:
         """Say how many images of each class are used, and what is wrong with them; gives the latter."""
         self._reporter.info(f"Training images by class: {class_counts(stored.train, stored.class_names)}")
-        near = self._facts.near_duplicates(stored.train.order, stored.test.order)
+        counts = len(stored.train.labels), len(stored.test.labels)
+        near = self._facts.near_duplicates(stored.train.order, stored.test.order, counts)
         warnings = warnings_of(stored.train, stored.test, near)
         for warning in warnings:
             self._reporter.info(f"Warning: {warning.message}")
@@ -247,7 +248,7 @@ class SessionFeatures:
             used = prefix(len(split), subset)
             parts.append(Part(found, split.labels[:used].astype("int32"), split.digests[:used], split.order_digest))
         if wait:
-            self._facts.find_out(dataset.train, dataset.test)
+            self._facts.find_out(dataset.train, dataset.test, (len(parts[0].labels), len(parts[1].labels)))
         extraction = Extraction(
             self._store, base, self._stop, self._reporter.info, self._spec.resources.extraction_batch_size
         )

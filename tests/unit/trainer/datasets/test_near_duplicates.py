@@ -10,7 +10,7 @@ from PIL import Image
 from pictures import go_on, stop_at, write_folder
 from trainingsession_trainer.datasets import near_duplicates as search
 from trainingsession_trainer.datasets.images import FileImages
-from trainingsession_trainer.datasets.near_duplicates import difference_hash, near_duplicates
+from trainingsession_trainer.datasets.near_duplicates import difference_hash
 from trainingsession_trainer.datasets.splits import ArrayImages, make_split
 from trainingsession_trainer.errors import DataError, Stopped
 
@@ -32,6 +32,10 @@ def jpeg(image, quality):
     out = io.BytesIO()
     image.save(out, "JPEG", quality=quality)
     return Image.open(out).convert("RGB")
+
+
+def near_duplicates(train, test, stop):
+    return search.near_duplicates(train, test, (len(train), len(test)), stop)
 
 
 def smaller_and_back(image):
@@ -125,3 +129,17 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 def test_a_session_is_stopped_meanwhile():
     with pytest.raises(Stopped, match="Stopped while near duplicates were looked for"):
         near_duplicates(split_of("train", TRAIN), split_of("test", FRESH), stop_at(2))
+
+
+def test_only_the_first_images_of_both_are_read_and_compared(tmp_path):
+    train = files_split(tmp_path, "train", {f"{i}.png": encoded(image, "PNG") for i, image in enumerate(TRAIN[:8])})
+    test = files_split(
+        tmp_path, "test", {f"{i}.png": encoded(brighter(image), "PNG") for i, image in enumerate(TRAIN[:8])}
+    )
+    everything = {(int(train.places[a]), int(test.places[b])) for a, b in near_duplicates(train, test, go_on)}
+    assert everything == {(place, place) for place in range(8)}
+    for name, split in (("train", train), ("test", test)):
+        (tmp_path / name / f"{int(split.places[6])}.png").write_bytes(b"no image")
+    pairs = search.near_duplicates(train, test, (5, 4), go_on)
+    first = set(train.places[:5].tolist()) & set(test.places[:4].tolist())
+    assert {(int(train.places[a]), int(test.places[b])) for a, b in pairs} == {(place, place) for place in first}

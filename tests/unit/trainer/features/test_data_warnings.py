@@ -32,8 +32,8 @@ def test_nothing_is_said_of_images_that_are_all_different():
 def test_test_images_that_are_training_images_are_counted():
     found = said([("a", 0), ("b", 1)], [("a", 0), ("a", 0), ("c", 1)])
     assert found == {
-        "DuplicatesInTest": "2 of 3 test images are also training images, byte for byte: the accuracy flatters; "
-        "take them out of one of the two."
+        "DuplicatesInTest": "2 of 3 test images are also among the training images, byte for byte: the accuracy "
+        "flatters; take out one of the two."
     }
 
 
@@ -45,7 +45,7 @@ def test_images_of_two_classes_are_counted_once_each_over_both_parts():
 def test_near_duplicates_count_only_among_the_images_in_use():
     pairs = np.array([[0, 0], [1, 2], [5, 1]], np.int32)
     train, test = [("a", 0), ("b", 1)], [("c", 0), ("d", 1)]
-    assert said(train, test, pairs)["NearDuplicatesInTest"].startswith("1 of 2 test images are nearly a training image")
+    assert said(train, test, pairs)["NearDuplicatesInTest"].startswith("1 of 2 test images is nearly a training image")
     assert said(train, test, None) == {}
 
 

@@ -36,20 +36,21 @@ Pairs = NDArray[np.int32]
 """[n, 2]: place of the training and of the test image, each in its split's order."""
 
 
-def near_duplicates(train: Split, test: Split, stop: Stop) -> Pairs | None:
-    """Find at most one training image for each test image; None where there are too many images to compare.
+def near_duplicates(train: Split, test: Split, counts: tuple[int, int], stop: Stop) -> Pairs | None:
+    """Find at most one training image for each test image, among the first of each split in order.
 
+    `counts` says how many of the training and of the test images. None where those are too many to compare.
     Memory: 8 bytes an image. Identical files are left out: their digests tell. Raises DataError, Stopped.
     """
-    if len(train) * len(test) > MOST_COMPARISONS:
+    if counts[0] * counts[1] > MOST_COMPARISONS:
         return None
-    if not len(test) or min(test.shape(0)[:2]) < SMALLEST:
+    if not all(counts) or min(test.shape(0)[:2]) < SMALLEST:
         return np.empty((0, 2), np.int32)
-    known = set(train.digests)
-    new = np.array([place for place, digest in enumerate(test.digests) if digest not in known], np.int32)
+    known = set(train.digests[: counts[0]])
+    new = np.array([place for place, digest in enumerate(test.digests[: counts[1]]) if digest not in known], np.int32)
     if not len(new):
         return np.empty((0, 2), np.int32)
-    hashes = _hashes(train, np.arange(len(train), dtype=np.int32), stop)
+    hashes = _hashes(train, np.arange(counts[0], dtype=np.int32), stop)
     nearest, bits = _nearest(_hashes(test, new, stop), hashes, stop)
     close = np.flatnonzero(bits <= MOST_BITS)
     pairs = np.stack([nearest[close], new[close]], axis=1).astype(np.int32)
