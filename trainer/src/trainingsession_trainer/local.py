@@ -38,8 +38,7 @@ def run_file(path: Path, mongodb: str | None, data: Path, stop: Callable[[], boo
     """
     sessions = read_sessions(path)
     failures: list[TrainerError] = []
-    with contextlib.ExitStack() as stack:
-        database = stack.enter_context(open_database(mongodb, data, Reporter(sys.stdout)))
+    with open_database(mongodb, data, Reporter(sys.stdout)) as database:
         # Before any is run: a name that means another experiment is a mistake in the file.
         finished = [open_record(database, entry) for entry in sessions]
         try:
