@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,11 @@ class Subject:
     def names(self) -> tuple[str, ...]:
         """The class names."""
         return self.prepared.class_names
+
+    @cached_property
+    def pooled_train(self) -> probe.Pooled:
+        """The training features for the probe; passed over once for doubts and learning curve."""
+        return probe.pool(self.prepared.train)
 
 
 def room_for_probabilities(
@@ -126,7 +132,7 @@ def _worst_mistakes(subject: Subject) -> list[dict[str, Any]]:
 
 def _write_doubts(folder: Path, subject: Subject) -> list[Path]:
     prepared = subject.prepared
-    pooled = probe.pool(prepared.train)
+    pooled = subject.pooled_train
     found = probe.doubtful(pooled, len(subject.names), DOUBTS)
     digests = prepared.digests["train"]
     doubts = [
@@ -147,7 +153,7 @@ def _write_doubts(folder: Path, subject: Subject) -> list[Path]:
 
 def _write_learning_curve(folder: Path, subject: Subject) -> list[Path]:
     prepared = subject.prepared
-    train, test = probe.pool(prepared.train), probe.pool(prepared.test)
+    train, test = subject.pooled_train, probe.pool(prepared.test)
     points = []
     for images, right in probe.learning_curve(train, test, len(subject.names), LEARNING_PARTS):
         low, high = wilson_interval(right, len(test.labels))
