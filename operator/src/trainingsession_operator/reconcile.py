@@ -37,9 +37,9 @@ log = logging.getLogger(__name__)
 
 LOOK_AT_NEW_JOB = 5.0
 """The Job's pod wakes us; this is for Jobs whose pods are denied, which is told by Events only."""
-PROGRESS_SECONDS = 15.0
-PROGRESS_PER_SECOND, PROGRESS_BURST = 20.0, 20
-"""Writes of nothing but progress, over all sessions."""
+PROGRESS_SECONDS = 20.0
+PROGRESS_PER_SECOND, PROGRESS_BURST = 16.0, 4
+"""Writes of nothing but progress, over all sessions; with what else changes, fewer than 20 a second."""
 PROGRESS = {"progress", "gpuSeconds"}
 
 

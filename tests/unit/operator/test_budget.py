@@ -60,6 +60,6 @@ def test_a_key_that_is_forgotten_has_no_turn():
     assert budget.wait("b") == 1, "a turn of its own, after the one it gave up"
 
 
-@pytest.mark.parametrize(("live", "seconds"), [(0, 15), (300, 15), (500, 25), (2000, 100)])
+@pytest.mark.parametrize(("live", "seconds"), [(0, 20), (300, 20), (500, 31.25), (2000, 125)])
 def test_looks_at_progress_alone_are_no_more_than_the_writes_that_they_may_cause(live, seconds):
     assert progress_pause(live) == seconds
