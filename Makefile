@@ -45,12 +45,13 @@ lint: sync ## Style of Python, shell and YAML, and the direction of imports
 	@$(BIN)/ruff format --check --quiet . || { echo "run .venv/bin/ruff format ." >&2; exit 1; }
 	@$(BIN)/lint-imports --no-logo
 	@git ls-files | xargs grep -lE '^#!.*\b(ba)?sh\b' -- 2>/dev/null | xargs $(BIN)/shellcheck
-	@$(BIN)/yamllint --strict manifests charts/trainingsession/values.yaml charts/trainingsession/Chart.yaml .github
+	@$(BIN)/yamllint --strict manifests charts/trainingsession/values.yaml charts/trainingsession/Chart.yaml examples .github
 
 .PHONY: types
-types: sync ## Types of both members (mypy, strict)
+types: sync ## Types of both members and of the example service (mypy, strict)
 	@$(BIN)/mypy operator/src/trainingsession_operator
 	@$(BIN)/mypy trainer/src/trainingsession_trainer
+	@cd examples/serve && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml session_server
 
 .PHONY: generate
 generate: sync ## Write what is derived from the CRD: the chart's copy and docs/spec.md

@@ -6,6 +6,8 @@ import shlex
 
 import pytest
 
+from trainingsession_trainer.__main__ import command_line
+
 DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
@@ -19,6 +21,7 @@ DOCUMENTS = (
     "docs/runbook.md",
     "docs/spec.md",
     "docs/use-the-model.md",
+    "docs/without-a-cluster.md",
     "tests/cluster/README.md",
 )
 
@@ -40,8 +43,8 @@ def test_paths_exist(document, repo):
     assert {path for path in named if not (repo / path).exists()} == set()
 
 
-def commands(repo, first):
-    text = (repo / "README.md").read_text().replace("\\\n", " ")
+def commands(repo, first, document="README.md"):
+    text = (repo / document).read_text().replace("\\\n", " ")
     return [shlex.split(line) for line in text.splitlines() if line.strip().startswith(f"{first} ")]
 
 
@@ -52,3 +55,14 @@ def test_the_image_builds_of_the_readme_name_dockerfiles_and_their_arguments(rep
         recipe = (repo / build[build.index("-f") + 1]).read_text()
         for name in (part.split("=")[0] for before, part in itertools.pairwise(build) if before == "--build-arg"):
             assert f"ARG {name}" in recipe
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/without-a-cluster.md"])
+def test_the_trainers_commands_are_ones_that_it_takes_with_files_that_are_there(repo, name):
+    programs = (".venv/bin/trainingsession-trainer", "trainingsession-trainer")
+    found = [command for program in programs for command in commands(repo, program, name)]
+    table = re.findall(r"\| `((?:run|list|download|export|delete) [^`]*)` \|", (repo / name).read_text())
+    assert len(found) + len(table) > 0
+    for command in [*(command[1:] for command in found), *(shlex.split(line) for line in table)]:
+        options = command_line().parse_args(command)
+        assert str(getattr(options, "file", "FILE")) == "FILE" or (repo / options.file).is_file()

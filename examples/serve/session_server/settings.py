@@ -25,7 +25,7 @@ class Settings:
     """A picture that says it has more is refused before it is decoded."""
     at_once: int = 2
     """Pictures that are decoded and classified at the same time; each may take 5 bytes per pixel and more."""
-    waiting: int = 64
+    waiting: int = 32
     """Requests that may wait; more are answered 503."""
 
 

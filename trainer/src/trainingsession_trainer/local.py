@@ -20,7 +20,7 @@ from .config import Session
 from .embedded import embedded_mongod
 from .errors import DataError, SpecError, Stopped, StorageError, TrainerError
 from .exports import MODEL_FILES
-from .local_store import COLUMNS, LocalSession, delete, open_record, read_result, read_sessions, row, rows
+from .local_store import COLUMNS, LocalSession, best, delete, open_record, read_result, read_sessions, row, rows
 from .mongodb import Document, connect, read_setting, storage_error
 from .reporting import Reporter
 from .tables import table
@@ -39,8 +39,7 @@ def run_file(path: Path, mongodb: str | None, data: Path, stop: Callable[[], boo
     sessions = read_sessions(path)
     failures: list[TrainerError] = []
     hidden = (data, Path(mongodb)) if mongodb and "://" not in mongodb else (data,)
-    with contextlib.ExitStack() as stack:
-        database = stack.enter_context(open_database(mongodb, data, Reporter(sys.stdout)))
+    with open_database(mongodb, data, Reporter(sys.stdout)) as database:
         # Before any is run: a name that means another experiment is a mistake in the file.
         finished = [open_record(database, entry) for entry in sessions]
         try:
@@ -222,20 +221,20 @@ def _connected(uri: str, name: str) -> Iterator[Database[Document]]:
 def _print_artifacts(sessions: Sequence[Session], database: Database[Document], place: str) -> None:
     """List the files of the only session, or name the best of several."""
     results = [read_result(database, session) for session in sessions]
-    best = max(range(len(sessions)), key=lambda index: float(results[index]["accuracy"]))
+    chosen = best(results)
     if len(sessions) == 1:
         listed = [("ARTIFACT", "BYTES", "ID", "SHA256")]
         for item in results[0]["artifacts"]:
             listed += [(item["name"], f"{item['bytes']:,}", item["id"], item["sha256"][:12] + "…")]
         _say(f"\n{table(listed)}")
-    files = {item["name"] for item in results[best]["artifacts"]}
+    files = {item["name"] for item in results[chosen]["artifacts"]}
     model = next((name for name in MODEL_FILES.values() if name in files), None)
     if model is None:
         return
     program = f"{os.path.relpath(sys.executable)} -m trainingsession_trainer"
-    which = "the model" if len(sessions) == 1 else "the best model"
+    which = "the model" if len(sessions) == 1 else "the best model by validation"
     _say(f"\nTo get {which} (raw pixels in, probabilities out; class_names.json names them):")
-    _say(f"  {program} download {sessions[best].name}/{model} {place}")
+    _say(f"  {program} download {sessions[chosen].name}/{model} {place}")
 
 
 def _say(text: str) -> None:

@@ -16,7 +16,7 @@ from trainingsession_trainer.__main__ import StopFlag, limit_threads, main, read
 from trainingsession_trainer.accelerators import judge
 from trainingsession_trainer.config import parse_spec
 from trainingsession_trainer.errors import AcceleratorError, SpecError, Stopped, StorageError
-from trainingsession_trainer.local_store import difference, phase, read_sessions
+from trainingsession_trainer.local_store import best, difference, phase, read_sessions
 from trainingsession_trainer.mongodb import connect, patiently, storage_error
 from trainingsession_trainer.tables import age, table
 
@@ -223,6 +223,13 @@ def test_a_file_that_is_no_session_is_refused(tmp_path: Path, text: str | None, 
         file.write_text(text, "utf-8")
     with pytest.raises(SpecError, match=sentence):
         read_sessions(file)
+
+
+def test_the_best_of_several_is_chosen_by_validation_where_all_were_validated() -> None:
+    one, two = {"accuracy": 0.9, "validationAccuracy": 0.7}, {"accuracy": 0.8, "validationAccuracy": 0.8}
+    assert best([one, two]) == 1
+    assert best([one, {"accuracy": 0.8}]) == 0
+    assert best([two, dict(two)]) == 0
 
 
 def test_the_table_is_aligned_as_kubectl_does() -> None:
