@@ -10,34 +10,32 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property, partial
-from itertools import compress
 from pathlib import Path
 from types import MappingProxyType
 
 import keras
-import numpy as np
-import numpy.typing as npt
 from pymongo.database import Database
 
 from .base_models import BaseModel, open_base_model
 from .batches import Examples
 from .config import Session
 from .datasets import Dataset, Split, open_dataset
-from .datasets.order import prefix, validation_mask
+from .datasets.order import prefix
 from .errors import AcceleratorError
 from .extraction import Extraction
 from .feature_catalog import FeatureCatalog, Manifest, StoredSet, Use
 from .feature_sets import EXTRACTOR_VERSION, FeatureSet, describe_set, images_per_shard, key_of
 from .feature_store import FeatureStore
-from .image_examples import ImageExamples
+from .image_examples import ImageExamples, images_by_part
 from .kept_weights import KeptWeights
 from .loading import DamagedFeatures, Loader, Part, memory_budget
 from .mongodb import Document
+from .part_images import Picture, digests_by_part, pictures_of
 from .reporting import Reporter, duration
 
 Shape = tuple[int, int, int]
-Pictures = Callable[[str, Sequence[int]], Sequence[npt.NDArray[np.uint8] | None]]
-"""Called with a part and indices of its images; gives uint8 [h, w, 3], None for one that is not at hand."""
+Pictures = Callable[[str, Sequence[int]], Sequence[Picture | None]]
+"""Called with a part and indices of its images; gives None for one that is not at hand."""
 Validate = Callable[[tuple[int, ...], Sequence[str]], None]
 """Called with the features' shape and the names of the classes, before any image is decoded."""
 
@@ -161,6 +159,7 @@ class SessionFeatures:
                 continue
             break
         base = partial(self._base_for, stored.image_shape)
+        held_back = self._spec.dataset.validation_split
         return PreparedFeatures(
             class_names=stored.class_names,
             train=train,
@@ -170,29 +169,15 @@ class SessionFeatures:
             summary=self.summary(stored),
             base=base,
             sets=stored.keys,
-            digests=self._digests(stored),
-            pictures=partial(self._pictures, stored),
+            digests=digests_by_part(stored.train, stored.test, held_back),
+            pictures=partial(self._pictures, stored.train, held_back),
         )
 
-    def _digests(self, stored: StoredFeatures) -> Mapping[str, Sequence[bytes]]:
-        held = validation_mask(stored.train.labels, self._spec.dataset.validation_split)
-        return {
-            "train": list(compress(stored.train.digests, ~held)),
-            "validation": list(compress(stored.train.digests, held)),
-            "test": stored.test.digests,
-        }
-
-    def _pictures(
-        self, stored: StoredFeatures, part: str, rows: Sequence[int]
-    ) -> Sequence[npt.NDArray[np.uint8] | None]:
+    def _pictures(self, train: Part, held_back: Decimal, part: str, rows: Sequence[int]) -> Sequence[Picture | None]:
         """Give images from the data set if it was opened for something else; it is not fetched for pictures."""
         if "_dataset" not in self.__dict__:
             return [None] * len(rows)
-        if part == "test":
-            return [self._dataset.test.image(row) for row in rows]
-        held = validation_mask(stored.train.labels, self._spec.dataset.validation_split)
-        places = np.flatnonzero(held if part == "validation" else ~held)
-        return [self._dataset.train.image(int(places[row])) for row in rows]
+        return pictures_of(self._dataset, train, held_back, part, rows)
 
     def _base_for(self, image_shape: Shape | None) -> BaseModel:
         return self._base.for_images(image_shape)
@@ -208,15 +193,7 @@ class SessionFeatures:
 
     def images(self, base: BaseModel) -> tuple[ImageExamples, ImageExamples, ImageExamples]:
         """Give the images of training, validation and test themselves: the same as in what `prepare` gives."""
-        spec, dataset = self._spec.dataset, self._dataset
-        labels = dataset.train.labels[: prefix(len(dataset.train), spec.subset)]
-        held_back = validation_mask(labels, spec.validation_split)
-        tested = np.arange(prefix(len(dataset.test), spec.test_subset))
-        return (
-            ImageExamples(dataset.train, np.flatnonzero(~held_back), base, self._stop),
-            ImageExamples(dataset.train, np.flatnonzero(held_back), base, self._stop),
-            ImageExamples(dataset.test, tested, base, self._stop),
-        )
+        return images_by_part(self._dataset, self._spec.dataset, base, self._stop)
 
     def stored(self, validate: Validate) -> StoredFeatures:
         """Have all features in the store: found, computed here, or by others that are waited for."""
