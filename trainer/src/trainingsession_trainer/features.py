@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import Any
 
 import keras
-import numpy as np
 from pymongo.database import Database
 
 from .base_models import BaseModel, open_base_model
@@ -24,14 +23,14 @@ from .config import Session
 from .data_warnings import class_counts, warnings_of
 from .dataset_facts import DatasetFacts
 from .datasets import Dataset, Disk, Split, open_dataset
-from .datasets.order import prefix, validation_mask
+from .datasets.order import prefix
 from .errors import AcceleratorError
 from .extraction import Extraction
 from .feature_catalog import FeatureCatalog, Manifest, StoredSet, Use
 from .feature_sets import EXTRACTOR_VERSION, FeatureSet, describe_set, images_per_shard, key_of
 from .feature_store import FeatureStore
 from .file_digests import FileDigests
-from .image_examples import ImageExamples
+from .image_examples import ImageExamples, images_by_part
 from .kept_weights import KeptWeights
 from .loading import DamagedFeatures, Loader, Part, memory_budget
 from .mongodb import Document
@@ -206,15 +205,7 @@ class SessionFeatures:
 
     def images(self, base: BaseModel) -> tuple[ImageExamples, ImageExamples, ImageExamples]:
         """Give the images of training, validation and test themselves: the same as in what `prepare` gives."""
-        spec, dataset = self._spec.dataset, self._dataset
-        labels = dataset.train.labels[: prefix(len(dataset.train), spec.subset)]
-        held_back = validation_mask(labels, spec.validation_split)
-        tested = np.arange(prefix(len(dataset.test), spec.test_subset))
-        return (
-            ImageExamples(dataset.train, np.flatnonzero(~held_back), base, self._stop),
-            ImageExamples(dataset.train, np.flatnonzero(held_back), base, self._stop),
-            ImageExamples(dataset.test, tested, base, self._stop),
-        )
+        return images_by_part(self._dataset, self._spec.dataset, base, self._stop)
 
     def stored(self, validate: Validate) -> StoredFeatures:
         """Have all features in the store: found, computed here, or by others that are waited for."""

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from . import config
 from .base_models import BaseModel
 from .batches import Labels, Order
-from .datasets import Split
+from .datasets import Dataset, Split
+from .datasets.order import prefix, validation_mask
 from .errors import Stopped
 from .extractor import processors, resize_function
 from .read_ahead import ReadAhead, Room
@@ -70,3 +72,16 @@ class ImageExamples:
                 # A device may still read what it was handed while the array is filled again.
                 yield array[:count].copy(), self.labels[turns[done : done + count]]
                 done += count
+
+
+def images_by_part(
+    dataset: Dataset, spec: config.Dataset, base: BaseModel, stop: Callable[[], bool]
+) -> tuple[ImageExamples, ImageExamples, ImageExamples]:
+    """Give the images of training, validation and test, in the order in which their features are loaded."""
+    held_back = validation_mask(dataset.train.labels[: prefix(len(dataset.train), spec.subset)], spec.validation_split)
+    tested = np.arange(prefix(len(dataset.test), spec.test_subset))
+    return (
+        ImageExamples(dataset.train, np.flatnonzero(~held_back), base, stop),
+        ImageExamples(dataset.train, np.flatnonzero(held_back), base, stop),
+        ImageExamples(dataset.test, tested, base, stop),
+    )
