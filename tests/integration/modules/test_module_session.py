@@ -106,6 +106,16 @@ def test_a_module_that_trains_itself_on_images_is_judged_by_its_predictions(on_i
     assert "base model" not in out
 
 
+def test_a_module_that_came_with_the_image_is_found_there(make_pod, record_of, repo) -> None:
+    image = {"name": f"example.org/heads@sha256:{'a' * 64}", "entryPoint": "heads.centroids:predict"}
+    pod = make_pod({"image": image, "input": "images", "parameters": {"temperature": 20}}, "brought")
+    path = f"{os.environ.get('PYTHONPATH', '')}:{repo / 'tests/data/module-sample'}"
+    code, out, err = pod.run(PYTHONPATH=path.lstrip(":"))
+    assert code == 0, out + err
+    assert "The module is part of the image" in out
+    assert record_of(pod)["result"]["accuracy"] > 0.7
+
+
 def test_a_pod_that_would_only_help_has_nothing_to_do_for_a_module_on_images(make_pod, sample, record_of) -> None:
     git = {"url": sample[0], "revision": sample[1], "entryPoint": "heads.centroids:predict"}
     pod = make_pod({"git": git, "input": "images"}, "helper")

@@ -28,20 +28,22 @@ def run_own_python(
     hidden: tuple[Path, ...],
 ) -> None:
     """Extract, run the user's module, evaluate, publish; raises TrainerError."""
+    from .modules import inputs
     from .modules import session as own
+    from .modules.running import Running
 
     module = session.spec.module
     assert module is not None  # noqa: S101 - the caller has looked
     reporter.info(f"Session {session.namespace}/{session.name}: {describe(session)}, head by {module.entry_point}")
     reporter.phase("Extracting")
-    running = own.Running(session, module, folder, reporter, stop, hidden)
+    running = Running(session, module, folder, reporter, stop, hidden)
     own.fetch(running)
     base = None
     if module.input == "images":
         if task is Task.EXTRACT:
             record.extracted({})
             return
-        handed = own.hand_images(running)
+        handed = inputs.hand_images(running)
         record.describe(handed.samples, {})
     elif task is Task.EXTRACT:
         stored = features.stored(lambda shape, classes: None)
@@ -53,7 +55,7 @@ def run_own_python(
         known = record.extracted_sets() if stored_only else {}
         prepared = features.prepare(lambda shape, classes: None, stored_only=stored_only, known=known)
         check_parts(prepared)
-        handed = own.hand_features(running, prepared)
+        handed = inputs.hand_features(running, prepared)
         record.describe(handed.samples, facts_of(prepared.summary), prepared.warnings)
         build = prepared.base
         base = lambda: build().pixels_model()  # noqa: E731

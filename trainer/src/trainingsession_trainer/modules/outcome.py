@@ -1,0 +1,90 @@
+"""What a module's predictions are worth, and the files that are kept of it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from trainingsession_trainer.errors import SpecError
+from trainingsession_trainer.evaluation import wilson_interval
+
+from . import handover, process
+from .running import Handed, Labels, Running
+
+
+def read_predictions(running: Running, handed: Handed) -> npt.NDArray[np.float32]:
+    """Read what the module gave; the file may hold anything."""
+    file, wanted = running.files / handover.PREDICTIONS, (len(handed.test_labels), len(handed.class_names))
+    subject = f"spec.module: {running.module.entry_point}"
+    try:
+        if file.is_symlink() or file.stat().st_size > math.prod(wanted) * 4 + 4096:
+            raise SpecError(f"{subject} left a file of predictions that is none; return the predictions instead.")
+        found = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise SpecError(f"{subject} left no predictions that can be read ({error}); return them.") from error
+    if not isinstance(found, np.ndarray) or found.dtype != np.float32:
+        raise SpecError(f"{subject} left a file of predictions that is none; return the predictions instead.")
+    if message := handover.why_no_probabilities(found, *wanted):
+        raise SpecError(f"{subject} {message}.")
+    return found
+
+
+def write_files(
+    running: Running,
+    handed: Handed,
+    predictions: npt.NDArray[np.float32],
+    confusion: npt.NDArray[np.int64],
+    figures: dict[str, float],
+) -> Iterator[Path]:
+    """Write the artifacts and give them in the order in which they are listed; `figures` has the accuracy too."""
+    for name in (handover.ARCHITECTURE, handover.WEIGHTS):
+        path = running.files / name
+        if path.is_file() and not path.is_symlink():
+            yield path
+    names = running.folder / "class_names.json"
+    names.write_text(json.dumps(list(handed.class_names), ensure_ascii=False, indent=1) + "\n", "utf-8")
+    yield names
+    if running.epochs:
+        yield _write_log(running.folder / "training_log.csv", running.epochs)
+    metrics = running.folder / "metrics.json"
+    document = {
+        "accuracy": figures.pop("accuracy"),
+        "metrics": figures,
+        "class_names": list(handed.class_names),
+        "confusion": confusion.tolist(),
+    }
+    metrics.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    yield metrics
+    kept = running.folder / "predictions.npz"
+    np.savez_compressed(kept, probabilities=predictions, labels=handed.test_labels)
+    yield kept
+
+
+def _write_log(path: Path, epochs: Sequence[process.Epoch]) -> Path:
+    columns = list(dict.fromkeys(name for epoch in epochs for name in epoch.figures))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["epoch", *columns])
+        for epoch in epochs:
+            writer.writerow([epoch.number, *(repr(epoch.figures[c]) if c in epoch.figures else "" for c in columns)])
+    return path
+
+
+def measure(
+    predictions: npt.NDArray[np.float32], labels: Labels
+) -> tuple[float, dict[str, float], npt.NDArray[np.int64]]:
+    """Count accuracy, figures and confusion of probabilities [n, classes] against labels [n]."""
+    total, classes = predictions.shape
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (labels, predictions.argmax(axis=1)), 1)
+    correct = int(np.trace(confusion))
+    low, high = wilson_interval(correct, total)
+    given = np.clip(predictions[np.arange(total), labels].astype(np.float64), 1e-7, 1.0)
+    loss = float(-np.log(given).mean())
+    return correct / total, {"test_loss": loss, "test_accuracy_low": low, "test_accuracy_high": high}, confusion

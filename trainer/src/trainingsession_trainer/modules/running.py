@@ -1,0 +1,62 @@
+"""Where a module's session stands: its folders, and what its process was given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from . import process
+
+if TYPE_CHECKING:
+    from trainingsession_trainer.config import Module, Session
+    from trainingsession_trainer.reporting import Reporter
+
+Labels = npt.NDArray[np.int32]
+
+
+@dataclass
+class Handed:
+    """What the module's process was given, as far as the trainer needs it afterwards."""
+
+    class_names: tuple[str, ...]
+    test_labels: Labels
+    samples: dict[str, int]
+    shape: tuple[int, ...]
+
+
+@dataclass
+class Running:
+    """A module's run: where it stands, and the epochs that it has told."""
+
+    session: Session
+    module: Module
+    folder: Path
+    reporter: Reporter
+    stop: Callable[[], bool]
+    hidden: tuple[Path, ...]
+    epochs: list[process.Epoch] = field(default_factory=list)
+
+    @property
+    def files(self) -> Path:
+        """Folder of what is handed over and back."""
+        return self.folder / "handover"
+
+    @property
+    def workdir(self) -> Path:
+        """Folder in which the module may write."""
+        return self.folder / "workdir"
+
+    @property
+    def code(self) -> Path:
+        """Folder of the module's own files."""
+        return self.folder / "code"
+
+    @property
+    def packages(self) -> Path:
+        """Folder of what its lock asks for."""
+        return self.folder / "packages"
