@@ -184,13 +184,20 @@ def _write_log(path: Path, history: History) -> None:
 def _metrics_document(
     class_names: Sequence[str], history: History, evaluation: Evaluation, repeats: Mapping[str, Any] | None
 ) -> dict[str, Any]:
+    document = metrics_document(class_names, evaluation, metrics_of(evaluation, history))
+    return document | ({"repeats": dict(repeats)} if repeats else {})
+
+
+def metrics_document(
+    class_names: Sequence[str], evaluation: Evaluation, figures: Mapping[str, float]
+) -> dict[str, Any]:
+    """Give the content of metrics.json; `figures` are the further ones by name."""
     return {
         "accuracy": evaluation.accuracy,
-        "metrics": metrics_of(evaluation, history),
+        "metrics": dict(figures),
         "class_names": list(class_names),
         "classes": [
             {"name": name, **asdict(figures)} for name, figures in zip(class_names, evaluation.classes, strict=True)
         ],
         "confusion": evaluation.confusion.tolist(),
-        **({"repeats": dict(repeats)} if repeats else {}),
     }

@@ -513,8 +513,18 @@ def _check_module(spec: Spec) -> None:
     if (module.git is None) == (module.image is None):
         found = "neither" if module.git is None else "both"
         raise SpecError(f"spec.module has {found} of git and image; set exactly one.")
-    if spec.head.layers is not None:
-        raise SpecError("spec.module takes the place of the head; remove spec.head.layers or spec.module.")
+    if spec.head.layers is not None or spec.head.from_session is not None:
+        raise SpecError(
+            "spec.module takes the place of the head; remove spec.head.layers and spec.head.fromSession, or "
+            "spec.module."
+        )
+    training = spec.training
+    given = (training.fine_tune, training.learning_rate, training.early_stopping, training.class_weights)
+    if any(part is not None for part in given) or training.metrics or training.repeats > 1:
+        raise SpecError(
+            "spec.module trains in its own way; remove fineTune, learningRate, earlyStopping, classWeights, metrics "
+            "and repeats from spec.training, or spec.module."
+        )
     if module.git is not None:
         _check_password(module.git.url, "spec.module.git")
         if ".." in module.git.path.split("/"):

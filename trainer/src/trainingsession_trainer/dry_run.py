@@ -63,19 +63,36 @@ def dry_run(
     plan = _plan(session, database, work, reporter, stop)
     train, test = plan.parts
     held_back = int(validation_mask(train.labels, session.spec.dataset.validation_split).sum())
-    head = build_head(session.spec.head, train.found.feature_shape, len(plan.class_names))
     lines = [
         f"Session {session.namespace}/{session.name}: {describe(session)}",
         f"  Images: {len(train.labels) - held_back:,} to train on, {held_back:,} held back for validation, "
         f"{len(test.labels):,} for the test; {len(plan.class_names)} classes",
     ]
     lines += [_features(part, database, stop) for part in plan.parts]
+    lines += _training(session, plan)
+    return [*lines, _memory(plan)]
+
+
+def _training(session: Session, plan: Plan) -> list[str]:
+    spec = session.spec
+    if spec.module is not None:
+        return [f"  Head and training: {spec.module.entry_point}, which is not fetched or run now"]
+    if spec.head.from_session is not None:
+        return [f"  Head: that of session {spec.head.from_session}, which is not read now"]
+    head = build_head(spec.head, plan.parts[0].found.feature_shape, len(plan.class_names))
     trainable = sum(math.prod(weight.shape) for weight in head.trainable_weights)
-    lines.append(
+    lines = [
         f"  Head: {head.count_params():,} weights, {trainable:,} of them trained, "
         f"about {_size(_BYTES_PER_WEIGHT * trainable)} with the optimizer"
-    )
-    return [*lines, _memory(plan)]
+    ]
+    if spec.training.repeats > 1:
+        lines.append(f"  It is trained {spec.training.repeats} times, with other seeds")
+    if spec.training.fine_tune is not None:
+        tuned = spec.training.fine_tune
+        lines.append(
+            f"  Then the last {tuned.layers} layers of {spec.base_model.name}, {tuned.epochs} epochs on the images"
+        )
+    return lines
 
 
 def _plan(

@@ -64,6 +64,14 @@ class Evaluation:
         seen = self.confusion.sum(axis=0) + self.confusion.sum(axis=1) > 0
         return float(np.mean([figures.f1 for figures, there in zip(self.classes, seen) if there]))
 
+    def sentence(self) -> str:
+        """Say the accuracy as the log does."""
+        low, high = self.interval
+        return (
+            f"Accuracy {self.accuracy:.4f} on {int(self.confusion.sum()):,} test images (95 % interval {low:.4f} to "
+            f"{high:.4f}; {self.baseline:.4f} for always naming the commonest class)"
+        )
+
     def short(self) -> dict[str, float]:
         """Give what the status shows beside the accuracy."""
         return {
@@ -98,6 +106,38 @@ class Calibration:
         return float(np.abs(confidence - hits).sum() / images.sum())
 
 
+class Tally:
+    """Counts predictions batch by batch."""
+
+    def __init__(self, classes: int) -> None:
+        self._confusion = np.zeros((classes, classes), np.int64)
+        self._calibration = Calibration()
+
+    def add(self, probabilities: npt.NDArray[Any], labels: Labels) -> None:
+        """Count images with probabilities [n, classes] and labels [n]."""
+        named = probabilities.argmax(axis=1)
+        np.add.at(self._confusion, (labels, named), 1)
+        self._calibration.add(probabilities.max(axis=1), named == labels)
+
+    def evaluation(self, loss: float, commonest: int, metrics: Mapping[str, float] | None = None) -> Evaluation:
+        """Give the figures of all images counted; `commonest` is the class that most training images have."""
+        correct, total = int(np.trace(self._confusion)), int(self._confusion.sum())
+        return Evaluation(
+            accuracy=correct / total,
+            loss=loss,
+            interval=wilson_interval(correct, total),
+            confusion=self._confusion,
+            baseline=int(self._confusion[commonest].sum()) / total,
+            calibration_error=self._calibration.error(),
+            metrics=metrics or {},
+        )
+
+
+def commonest_class(labels: Labels) -> int:
+    """Give the class that most of the images have."""
+    return int(np.bincount(labels).argmax())
+
+
 def evaluate(
     head: keras.Model,
     training: Training,
@@ -113,14 +153,11 @@ def evaluate(
     """
     classes = int(head.output_shape[-1])
     loss_of, one_hot = build_loss(training.loss), wants_one_hot(training.loss)
-    confusion = np.zeros((classes, classes), np.int64)
     measures = build_metrics(training, classes)
-    calibration, losses, done = Calibration(), 0.0, 0
+    tally, losses, done = Tally(classes), 0.0, 0
     for features, labels in test.batches(evaluation_batch(training.batch_size), None):
         found = np.asarray(head.predict_on_batch(features.astype(np.float32)))
-        named = found.argmax(axis=1)
-        np.add.at(confusion, (labels, named), 1)
-        calibration.add(found.max(axis=1), named == labels)
+        tally.add(found, labels)
         truth = np.eye(classes, dtype=np.float32)[labels] if one_hot else labels
         losses += float(loss_of(truth, found)) * len(labels)
         if probabilities is not None:
@@ -128,29 +165,15 @@ def evaluate(
         done += len(labels)
         for measure in measures:
             measure.update_state(truth, found)
-    correct, total = int(np.trace(confusion)), len(test)
-    majority = int(np.bincount(test.labels if train_labels is None else train_labels, minlength=classes).argmax())
-    return Evaluation(
-        accuracy=correct / total,
-        loss=losses / total,
-        interval=wilson_interval(correct, total),
-        confusion=confusion,
-        baseline=int(confusion[majority].sum()) / total,
-        calibration_error=calibration.error(),
-        metrics={measure.name: float(measure.result()) for measure in measures},
-    )
+    commonest = commonest_class(test.labels if train_labels is None else train_labels)
+    named = {measure.name: float(measure.result()) for measure in measures}
+    return tally.evaluation(losses / len(test), commonest, named)
 
 
 def metrics_of(evaluation: Evaluation, history: History) -> dict[str, float]:
     """Name the further figures that are published beside the accuracy."""
     figures = history.kept_epoch.figures
-    named = {
-        "test_loss": evaluation.loss,
-        "test_accuracy_low": evaluation.interval[0],
-        "test_accuracy_high": evaluation.interval[1],
-        "test_macro_f1": evaluation.macro_f1,
-        "test_calibration_error": evaluation.calibration_error,
-        "baseline_accuracy": evaluation.baseline,
+    named = test_figures(evaluation) | {
         "train_accuracy": figures["accuracy"],
         "train_loss": figures["loss"],
         "kept_epoch": float(history.kept),
@@ -161,6 +184,18 @@ def metrics_of(evaluation: Evaluation, history: History) -> dict[str, float]:
         named["validation_accuracy"] = figures["val_accuracy"]
         named["validation_loss"] = figures["val_loss"]
     return named
+
+
+def test_figures(evaluation: Evaluation) -> dict[str, float]:
+    """Name the further figures that only the test images tell."""
+    return {
+        "test_loss": evaluation.loss,
+        "test_accuracy_low": evaluation.interval[0],
+        "test_accuracy_high": evaluation.interval[1],
+        "test_macro_f1": evaluation.macro_f1,
+        "test_calibration_error": evaluation.calibration_error,
+        "baseline_accuracy": evaluation.baseline,
+    }
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:

@@ -127,11 +127,7 @@ def run_session(
     probabilities = room_for_probabilities(folder, exports, samples["test"], len(prepared.class_names))
     trained = train_heads(session, prepared, features, database, record, reporter, stop, source, probabilities)
     head, history, evaluation = trained.head, trained.history, trained.evaluation
-    low, high = evaluation.interval
-    reporter.info(
-        f"Accuracy {evaluation.accuracy:.4f} on {samples['test']:,} test images (95 % interval {low:.4f} to "
-        f"{high:.4f}; {evaluation.baseline:.4f} for always naming the commonest class)"
-    )
+    reporter.info(evaluation.sentence())
     reporter.result({"test_accuracy": evaluation.accuracy} | metrics_of(evaluation, history))
 
     record.measured(evaluation.accuracy)

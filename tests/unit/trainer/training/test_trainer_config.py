@@ -77,7 +77,7 @@ BAD = {
     "module of no kind": (spec(module={}), "spec.module has neither of git and image; set exactly one."),
     "module and layers": (
         spec(module={"git": GIT}, head={"layers": [{"type": "Flatten"}]}),
-        "spec.module takes the place of the head; remove spec.head.layers or spec.module.",
+        "spec.module takes the place of the head; remove spec.head.layers and spec.head.fromSession, or spec.module.",
     ),
     "module with a password": (
         spec(module={"git": {**GIT, "url": "https://me:hunter2@example.org/heads.git"}}),

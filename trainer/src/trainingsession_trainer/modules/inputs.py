@@ -14,6 +14,7 @@ from trainingsession_trainer.datasets import Split, open_dataset
 from trainingsession_trainer.datasets.files import check_stop, free_bytes
 from trainingsession_trainer.datasets.order import prefix, validation_mask
 from trainingsession_trainer.errors import DataError
+from trainingsession_trainer.evaluation import commonest_class
 
 from . import handover
 from .running import Handed, Running
@@ -33,7 +34,8 @@ def hand_features(running: Running, prepared: PreparedFeatures) -> Handed:
     for name, part in zip(handover.PARTS, parts):
         labels = None if name == "test" else part.labels
         handover.write_part(running.files, name, _watched(part.blocks(), running.stop), len(part), labels)
-    return Handed(prepared.class_names, prepared.test.labels, samples, prepared.feature_shape)
+    commonest = commonest_class(prepared.train.labels)
+    return Handed(prepared.class_names, prepared.test.labels, samples, prepared.feature_shape, commonest)
 
 
 def hand_images(running: Running) -> Handed:
@@ -55,7 +57,8 @@ def hand_images(running: Running) -> Handed:
         labels = None if name == "test" else split.labels[rows]
         handover.write_part(running.files, name, blocks, len(rows), labels)
         running.reporter.extraction(name, len(rows), len(rows))
-    return Handed(dataset.class_names, dataset.test.labels[test], samples, shape)
+    commonest = commonest_class(train_labels[~held])
+    return Handed(dataset.class_names, dataset.test.labels[test], samples, shape, commonest)
 
 
 def _images(

@@ -5,17 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from trainingsession_trainer.artifacts import metrics_document
 from trainingsession_trainer.errors import SpecError
-from trainingsession_trainer.evaluation import wilson_interval
+from trainingsession_trainer.evaluation import Evaluation, Tally
 
 from . import handover, process
-from .running import Handed, Labels, Running
+from .running import Handed, Running
+
+_ROWS = 4096
 
 
 def read_predictions(running: Running, handed: Handed) -> npt.NDArray[np.float32]:
@@ -39,10 +42,10 @@ def write_files(
     running: Running,
     handed: Handed,
     predictions: npt.NDArray[np.float32],
-    confusion: npt.NDArray[np.int64],
-    figures: dict[str, float],
+    evaluation: Evaluation,
+    figures: Mapping[str, float],
 ) -> Iterator[Path]:
-    """Write the artifacts and give them in the order in which they are listed; `figures` has the accuracy too."""
+    """Write the artifacts and give them in the order in which they are listed."""
     for name in (handover.ARCHITECTURE, handover.WEIGHTS):
         path = running.files / name
         if path.is_file() and not path.is_symlink():
@@ -53,12 +56,7 @@ def write_files(
     if running.epochs:
         yield _write_log(running.folder / "training_log.csv", running.epochs)
     metrics = running.folder / "metrics.json"
-    document = {
-        "accuracy": figures.pop("accuracy"),
-        "metrics": figures,
-        "class_names": list(handed.class_names),
-        "confusion": confusion.tolist(),
-    }
+    document = metrics_document(handed.class_names, evaluation, figures)
     metrics.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     yield metrics
     kept = running.folder / "predictions.npz"
@@ -76,15 +74,12 @@ def _write_log(path: Path, epochs: Sequence[process.Epoch]) -> Path:
     return path
 
 
-def measure(
-    predictions: npt.NDArray[np.float32], labels: Labels
-) -> tuple[float, dict[str, float], npt.NDArray[np.int64]]:
-    """Count accuracy, figures and confusion of probabilities [n, classes] against labels [n]."""
-    total, classes = predictions.shape
-    confusion = np.zeros((classes, classes), np.int64)
-    np.add.at(confusion, (labels, predictions.argmax(axis=1)), 1)
-    correct = int(np.trace(confusion))
-    low, high = wilson_interval(correct, total)
-    given = np.clip(predictions[np.arange(total), labels].astype(np.float64), 1e-7, 1.0)
-    loss = float(-np.log(given).mean())
-    return correct / total, {"test_loss": loss, "test_accuracy_low": low, "test_accuracy_high": high}, confusion
+def measure(predictions: npt.NDArray[np.float32], handed: Handed) -> Evaluation:
+    """Evaluate probabilities [n, classes]; the loss is the cross-entropy, whatever the module minimised."""
+    labels, total = handed.test_labels, len(predictions)
+    tally, loss = Tally(predictions.shape[1]), 0.0
+    for low in range(0, total, _ROWS):
+        found, truth = predictions[low : low + _ROWS], labels[low : low + _ROWS]
+        tally.add(found, truth)
+        loss -= float(np.log(np.clip(found[np.arange(len(truth)), truth].astype(np.float64), 1e-7, 1.0)).sum())
+    return tally.evaluation(loss / total, handed.commonest)

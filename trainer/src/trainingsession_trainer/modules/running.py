@@ -27,6 +27,8 @@ class Handed:
     test_labels: Labels
     samples: dict[str, int]
     shape: tuple[int, ...]
+    commonest: int
+    """The class that most training images have."""
 
 
 @dataclass

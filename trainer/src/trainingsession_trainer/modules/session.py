@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from trainingsession_trainer import artifacts
 from trainingsession_trainer.errors import SpecError, Stopped
+from trainingsession_trainer.evaluation import test_figures
 from trainingsession_trainer.records import Published, Result, SessionRecord
 
 from . import handover, process, requirements
@@ -94,24 +95,22 @@ def publish(
     record: SessionRecord,
 ) -> None:
     """Evaluate, write the artifacts, publish; `base` builds the base model's network of raw pixels."""
-    accuracy, figures, confusion = measure(predictions, handed.test_labels)
-    reporter = running.reporter
-    reporter.info(
-        f"Accuracy {accuracy:.4f} on {len(predictions):,} test images (95 % interval "
-        f"{figures['test_accuracy_low']:.4f} to {figures['test_accuracy_high']:.4f})"
-    )
+    evaluation = measure(predictions, handed)
+    figures, reporter = test_figures(evaluation), running.reporter
+    reporter.info(evaluation.sentence())
     if running.epochs:
         told = running.epochs[-1].figures
         figures |= {f"module_{name}": value for name, value in told.items()}
-    reporter.result({"test_accuracy": accuracy, **figures})
-    record.measured(accuracy)
+    reporter.result({"test_accuracy": evaluation.accuracy} | figures)
+    record.measured(evaluation.accuracy)
     reporter.phase("Publishing")
-    paths = list(write_files(running, handed, predictions, confusion, {"accuracy": accuracy, **figures}))
+    paths = list(write_files(running, handed, predictions, evaluation, figures))
     paths += _complete_model(running, base)
     if running.stop():
         raise Stopped("Stopped before the result was published; the next attempt runs the module again.")
     uploaded = artifacts.upload(database, running.session, paths, running.stop)
-    if artifacts.publish(database, record, Result(accuracy, figures, uploaded)) is Published.BY_US:
+    result = Result(evaluation.accuracy, figures, uploaded, evaluation.short())
+    if artifacts.publish(database, record, result) is Published.BY_US:
         reporter.published(paths)
         reporter.info(f"Published the accuracy and {len(uploaded)} artifacts; done")
     else:
