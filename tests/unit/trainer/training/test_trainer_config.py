@@ -79,6 +79,15 @@ BAD = {
         spec(module={"git": GIT}, head={"layers": [{"type": "Flatten"}]}),
         "spec.module takes the place of the head; remove spec.head.layers and spec.head.fromSession, or spec.module.",
     ),
+    "module and an earlier head": (
+        spec(module={"git": GIT}, head={"fromSession": "first"}),
+        "spec.module takes the place of the head; remove spec.head.layers and spec.head.fromSession, or spec.module.",
+    ),
+    "module and repeats": (
+        spec(module={"git": GIT}, training={"repeats": 2}),
+        "spec.module trains in its own way; remove fineTune, learningRate, earlyStopping, classWeights, metrics and "
+        "repeats from spec.training, or spec.module.",
+    ),
     "module with a password": (
         spec(module={"git": {**GIT, "url": "https://me:hunter2@example.org/heads.git"}}),
         "spec.module.git.url carries a user name or a password; remove the part before the @.",
