@@ -43,6 +43,7 @@ class World:
     def __init__(self, folder: Path, tools: Path, *, audit: bool = False) -> None:
         """With `audit` the API server notes every request, in `audit.log`; it costs a little."""
         self._folder = folder
+        self._tools = tools
         self._audit = audit
         self._server = RealApiServer(folder, tools)
         self._mongod = RealMongod(folder)
@@ -107,6 +108,12 @@ class World:
             time.sleep(0.02)
         return began
 
+    def kubectl(self, *arguments: str, given: str = "") -> None:
+        """Run kubectl as a user does, with `given` for its standard input; raises CalledProcessError."""
+        kubeconfig = str(self._server.kubeconfig())
+        command = [str(self._tools / "kubectl"), "--kubeconfig", kubeconfig, *arguments]
+        subprocess.run(command, input=given, text=True, check=True, stdout=subprocess.DEVNULL)
+
     def stop_operator(self) -> None:
         """End the operator as Kubernetes does."""
         if self._operator is None:
@@ -166,11 +173,14 @@ class Namespace:
     def database(self) -> Database[Json]:
         return self.world.mongodb[database_name(self.name, self.uid)]
 
+    def session(self, name: str) -> Json:
+        """Give a session as its user writes it."""
+        spec = {"dataset": {"name": "digits"}, "baseModel": {"name": "MobileNet", "weights": "none"}}
+        return {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": spec}
+
     def create(self, name: str) -> Json:
         """Create a session."""
-        spec = {"dataset": {"name": "digits"}, "baseModel": {"name": "MobileNet", "weights": "none"}}
-        body: Json = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": spec}
-        return self.api.create(self.sessions, body)
+        return self.api.create(self.sessions, self.session(name))
 
     def wait_for_jobs(self, *names: str) -> float:
         """Give the time at which all of these sessions had a Job and a status that names it."""
@@ -210,6 +220,8 @@ def _job_notes(kind: str, job: Json) -> Iterator[str]:
 
 def _session_notes(kind: str, session: Json) -> Iterator[str]:
     name, status = session["metadata"]["name"], session.get("status") or {}
+    if kind == "ADDED":
+        yield f"{name} made"
     if (status.get("placement") or {}).get("job"):
         yield f"{name} names its Job"
     if status.get("phase"):

@@ -45,7 +45,14 @@ def test_digits_succeeds_with_its_accuracy(first):
     names = {artifact["name"] for artifact in status["artifacts"]}
     assert names == {
         "architecture.json", "head.weights.h5", "class_names.json", "model.keras", "training_log.csv", "metrics.json",
+        "predictions.npz", "events.out.tfevents.0", "curves.png", "confusion.png", "worst_mistakes.json",
+        "worst_mistakes.png", "doubtful_labels.json", "doubtful_labels.png", "learning_curve.json",
+        "learning_curve.png", "reproducibility.json", "model_card.md", "log.txt",
     }  # fmt: skip
+    assert 0.9 < float(status["validationAccuracy"]) <= 1
+    evaluation = {name: float(value) for name, value in status["evaluation"].items()}
+    assert evaluation["accuracyLow"] < float(status["accuracy"]) < evaluation["accuracyHigh"]
+    assert evaluation["baseline"] < 0.2
 
 
 def test_the_table_shows_what_people_look_for(stack, team, first):
