@@ -47,7 +47,8 @@ def attempt(database, make_spec, prepared):
         reporter = Reporter(log, sink, clock=iter(range(10_000)).__next__)
         reporter.phase("Training")
         try:
-            trained = train_heads(session, prepared, database, record, reporter, stop)
+            # Nothing is fine-tuned, so that nobody asks for the images.
+            trained = train_heads(session, prepared, None, database, record, reporter, stop)
         except Stopped:
             trained = None
         return trained, log.getvalue(), sink.told
