@@ -38,7 +38,7 @@ class Intake:
         metadata = event["object"]["metadata"]
         key = (metadata["namespace"], metadata["name"])
         echo = self.watchdog.saw(key, metadata["resourceVersion"])
-        if event["type"] == "ADDED" and not event["object"].get("status"):
+        if event["type"] == "ADDED" and not event["object"].get("status") and is_ours(event["object"]):
             self.newcomers.put(key, dict(event["object"]))
         else:
             self.newcomers.forget(key)

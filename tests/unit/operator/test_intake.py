@@ -135,6 +135,12 @@ def test_a_session_without_a_status_is_handed_to_its_first_look_until_it_changes
         assert intake.newcomers.take(("a", "s")) is None
 
 
+def test_another_controllers_session_is_not_kept_for_a_look_that_never_comes(intake):
+    made = {key: value for key, value in resource("", finished=False).items() if key != "status"}
+    intake.told({"type": "ADDED", "object": {**made, "spec": {"managedBy": "example.org/other"}}})
+    assert intake.newcomers.take(("a", "s")) is None
+
+
 def pending(metrics: Metrics, intake: Intake) -> float | None:
     metrics.follow_waiting(intake.index.longest_pending)
     return metrics.registry.get_sample_value("trainingsession_longest_pending_seconds", {"namespace": "a"})
