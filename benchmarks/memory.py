@@ -29,7 +29,7 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
 
 
 def peak() -> float:
-    """Give the highest resident memory of this process, in MiB; ru_maxrss would be that of who started it, if higher."""
+    """Give the highest resident memory of this process, in MiB; ru_maxrss begins with that of who started it."""
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
