@@ -32,7 +32,8 @@ TARGET = REPO / "docs/benchmarks-operator.md"
 HEAD = """\
 # Benchmarks of the operator
 
-Written by `make bench-operator`. The operator is a process of its own with its default settings; processor time and
+Written by `make bench-operator`. The operator is a process of its own with its default settings and, as in its image,
+without docstrings (`PYTHONOPTIMIZE=2`); processor time and
 memory are its own, from `/proc`. On the same machine, started anew for each table: etcd (without fsync), kube-apiserver
 and mongod; and the one who measures. The raw client is the measuring program itself: plain HTTP and JSON over
 kept connections, 16 threads, the same Jobs. Times are those at which a watch showed the change.
