@@ -137,10 +137,11 @@ class _Readiness:
             reason = self._store.ping()
             if stop.is_set():
                 return
-            if reason != self._reason:
-                log.log(logging.WARNING if reason else logging.INFO, reason or "MongoDB can be used")
-            self._reason = reason
+            is_new, self._reason = reason != self._reason, reason
             self._metrics.mongodb(up=not reason)
+            # Last: whoever reads the line finds probe and metric saying the same.
+            if is_new:
+                log.log(logging.WARNING if reason else logging.INFO, reason or "MongoDB can be used")
             self._metrics.replica_set(self._store.members(), None if reason else self._store.disk())
             stop.wait(PING_SECONDS if not reason else 1.0)
 
