@@ -1,3 +1,3 @@
 """Transfer learning with cached bottleneck features, one TrainingSession at a time."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
