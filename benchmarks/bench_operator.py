@@ -64,7 +64,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Measure the operator and write docs/benchmarks-operator.md.")
     parser.add_argument("--only", nargs="+", choices=list(tables(0, 0)), metavar="NAME", help="only these tables")
     parser.add_argument("--cycles", type=int, default=10_000, help="sessions made and deleted, at most")
-    parser.add_argument("--cycle-seconds", type=float, default=300, help="time for them, at most")
+    parser.add_argument("--cycle-seconds", type=float, default=900, help="time for them, at most")
     given = parser.parse_args()
     tools = Path(os.environ.get("TS_API_SERVER", REPO / ".cluster/bin"))
     missing = RealApiServer.missing(tools)

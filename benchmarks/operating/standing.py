@@ -155,7 +155,7 @@ def foreign(world: World) -> list[Row]:
 
 
 def cycles(world: World, count: int, seconds: float) -> list[Row]:
-    """Sessions that are made and deleted again, at most `count` and for at most `seconds`."""
+    """Sessions that are made and deleted again as fast as they get their Jobs, 16 at a time."""
     world.start_operator()
     there = Namespace(world)
     numbers = iter(range(count))
