@@ -22,10 +22,32 @@
 {{ include "trainingsession.mongodb.name" . }}-server
 {{- end -}}
 
-{{/* The name under which the one member of the replica set is known, in the pod and in every namespace. Without the cluster's domain, which may be another than cluster.local. */}}
+{{/*
+Names under which the members of the replica set are known, in their pods and in every namespace. Without the cluster's domain, which may be another than
+cluster.local. host is the first one, which initiates the set; ownHost is a pod's own, by the variable of podName.
+*/}}
 {{- define "trainingsession.mongodb.host" -}}
 {{- $name := include "trainingsession.mongodb.name" . -}}
 {{- printf "%s-0.%s.%s.svc:27017" $name $name .Release.Namespace -}}
+{{- end -}}
+
+{{- define "trainingsession.mongodb.hosts" -}}
+{{- $name := include "trainingsession.mongodb.name" . -}}
+{{- range $number := until (int .Values.mongodb.members) -}}
+{{- if $number }},{{ end -}}
+{{- printf "%s-%d.%s.%s.svc:27017" $name $number $name $.Release.Namespace -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "trainingsession.mongodb.ownHost" -}}
+{{- printf "$(POD_NAME).%s.%s.svc:27017" (include "trainingsession.mongodb.name" .) .Release.Namespace -}}
+{{- end -}}
+
+{{- define "trainingsession.mongodb.podName" -}}
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
 {{- end -}}
 
 {{/* Not empty when the chart runs MongoDB itself. */}}

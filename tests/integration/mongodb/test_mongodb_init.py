@@ -4,118 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Empty, Queue
-from threading import Thread
 
 import pytest
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
-from real_mongod import RealMongod, free_port
-from trainingsession_operator.mongodb_init import ROLES
-
-MODULE = "trainingsession_operator.mongodb_init"
-USERNAME = "trainingsession-operator"
-PASSWORD = "a-long-password"
-
-
-@dataclass
-class Sidecar:
-    """The sidecar as a process of its own, its log read line by line."""
-
-    arguments: list[str]
-    port: int
-    lines: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._queue: Queue[str | None] = Queue()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", MODULE, *self.arguments, f"--health-port={self.port}"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self._queue.put(line.rstrip("\n"))
-        self._queue.put(None)
-
-    def wait_for(self, pattern: str, seconds: float = 60) -> str:
-        """The first new line that matches."""
-        while True:
-            try:
-                line = self._queue.get(timeout=seconds)
-            except Empty:
-                line = None
-            if line is None:
-                pytest.fail(f"no line like {pattern!r} in {self.lines}")
-            self.lines.append(line)
-            if re.search(pattern, line):
-                return line
-
-    def probe(self, path: str) -> tuple[int, str]:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-
-    def end(self, how: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(how)
-        return self.process.wait(10)
-
-
-class Pod:
-    """What the chart's pod has: a mongod with keyfile and authentication, and the Secret's files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.credentials = folder / "server"
-        self.credentials.mkdir(parents=True)
-        (self.credentials / "username").write_text(USERNAME)
-        (self.credentials / "password").write_text(PASSWORD)
-        keyfile = folder / "keyfile"
-        keyfile.write_text("c2VjcmV0" * 20)
-        keyfile.chmod(0o400)
-        self.mongod = RealMongod(folder, ("--auth", "--keyFile", str(keyfile)))
-        self.sidecars: list[Sidecar] = []
-
-    def sidecar(self, **changed: str) -> Sidecar:
-        told = {
-            "mongod": self.mongod.address,
-            "host": self.mongod.address,
-            "replica-set": "rs0",
-            "credentials": str(self.credentials),
-            "secret": "the-server-secret",
-        }
-        arguments = [
-            f"--{key}={value}" for key, value in (told | {k.replace("_", "-"): v for k, v in changed.items()}).items()
-        ]
-        self.sidecars.append(Sidecar(arguments, free_port()))
-        return self.sidecars[-1]
-
-    def localhost(self) -> MongoClient:
-        return MongoClient(self.mongod.address, directConnection=True, serverSelectionTimeoutMS=30_000)
-
-    def admin(self) -> MongoClient:
-        return MongoClient(self.mongod.uri, username=USERNAME, password=PASSWORD, serverSelectionTimeoutMS=30_000)
-
-    def end(self) -> None:
-        for sidecar in self.sidecars:
-            if sidecar.process.poll() is None:
-                sidecar.end(signal.SIGKILL)
-        self.mongod.kill()
+from mongod_pod import MODULE, PASSWORD, USERNAME, Pod
+from trainingsession_operator.mongodb_member import ROLES
 
 
 @pytest.fixture
@@ -261,7 +161,8 @@ def test_another_password_than_the_volume_s_is_a_sentence_and_is_mended_by_the_r
 def test_a_volume_of_another_pod_is_a_sentence(pod):
     pod.mongod.start()
     pod.sidecar().wait_for("ready")
-    other = pod.sidecar(host="other-mongodb-0.other-mongodb.elsewhere.svc:27017")
+    elsewhere = "other-mongodb-0.other-mongodb.elsewhere.svc:27017"
+    other = pod.sidecar(host=elsewhere, members=elsewhere)
     other.wait_for(f"has the member {pod.mongod.address}, but this pod is other-mongodb-0.*install the chart under")
     assert other.probe("/readyz")[0] == 503
 
@@ -275,7 +176,8 @@ def test_a_volume_of_another_replica_set_is_a_sentence(pod):
 
 def test_a_name_that_does_not_resolve_yet_is_tried_again(pod):
     pod.mongod.start()
-    sidecar = pod.sidecar(host=f"not-yet.invalid:{pod.mongod.port}")
+    missing = f"not-yet.invalid:{pod.mongod.port}"
+    sidecar = pod.sidecar(host=missing, members=missing)
     sidecar.wait_for("cannot initiate replica set rs0 with not-yet.invalid")
     sidecar.end()
     pod.sidecar().wait_for("ready")
@@ -303,3 +205,10 @@ def test_a_wrong_command_line_is_a_sentence():
     )  # fmt: skip
     assert done.returncode == 2
     assert "--host" in done.stderr
+
+
+def test_a_host_that_is_no_member_is_a_sentence():
+    told = ["--host=a:1", "--members=b:1,c:1", "--replica-set=rs0", "--credentials=/c", "--secret=s"]
+    done = subprocess.run([sys.executable, "-m", MODULE, *told], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--host a:1 is not among --members b:1,c:1" in done.stderr

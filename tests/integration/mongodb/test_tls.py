@@ -21,7 +21,7 @@ from trainingsession_operator.errors import StartError
 from trainingsession_operator.jobs import build_job
 from trainingsession_operator.main import mongodb_server
 from trainingsession_operator.mongodb import server_uri, with_authorities
-from trainingsession_operator.mongodb_init import Rounds, Settings
+from trainingsession_operator.mongodb_member import Rounds, Settings
 from trainingsession_operator.records import COLLECTION, Records
 from trainingsession_operator.resource import parse_session
 from trainingsession_operator.trainer_pod import MONGODB_FOLDER
@@ -106,7 +106,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     (credentials / "username").write_text("operator")
     (credentials / "password").write_text("p/ss")
     host = f"localhost:{server.port}"
-    rounds = Rounds(Settings(server.address, host, "rs0", credentials, "s", 0, authority.certificate))
+    rounds = Rounds(Settings(server.address, host, (host,), "rs0", credentials, "s", 0, authority.certificate))
     server.start()
     end = time.monotonic() + SOON
     while not (state := rounds.step()).ready:

@@ -26,6 +26,13 @@ def container(pod: dict[str, Any], name: str) -> dict[str, Any]:
     return next(found for found in containers(pod) if found["name"] == name)
 
 
+def sidecar_arguments(pod: dict[str, Any], number: int = 0) -> list[str]:
+    """What MongoDB's sidecar is told in the pod of that number, as the kubelet expands it."""
+    told = container(pod, "init")
+    assert "POD_NAME" in {variable["name"] for variable in told["env"]}
+    return [argument.replace("$(POD_NAME)", f"{MONGODB}-{number}") for argument in told["args"]]
+
+
 def environment(rendered: Any) -> dict[str, str]:
     found = container(rendered.pods()[OPERATOR], "operator")
     return {variable["name"]: variable.get("value", "") for variable in found["env"]}
@@ -240,14 +247,13 @@ def test_mongod_and_its_sidecar_agree_on_the_replica_set(render):
     mongod, sidecar = container(pod, "mongod"), container(pod, "init")
     assert {"--replSet=training", "--auth", "--oplogMinRetentionHours=6"} <= set(mongod["args"])
     assert sidecar["command"] == ["python", "-m", "trainingsession_operator.mongodb_init"]
-    assert {"--replica-set=training", f"--host={HOST}"} <= set(sidecar["args"])
+    assert {"--replica-set=training", f"--host={HOST}"} <= set(sidecar_arguments(pod))
     assert sidecar["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert environment(rendered)["MONGODB_REPLICA_SET"] == "training"
 
 
 def test_the_sidecar_understands_its_arguments(render):
-    arguments = container(render().pods()[MONGODB], "init")["args"]
-    told = dataclasses.asdict(read_arguments(arguments))
+    told = dataclasses.asdict(read_arguments(sidecar_arguments(render().pods()[MONGODB])))
     assert told["mongod"] == "127.0.0.1:27017"
     assert told["host"] == HOST
     assert told["health_port"] == 8082
@@ -341,7 +347,7 @@ def test_with_tls_mongod_takes_nothing_else_and_everybody_is_given_the_authority
     mounted = {mount["mountPath"] for mount in container(pods[MONGODB], "mongod")["volumeMounts"]}
     (authority,) = [argument.partition("=")[2] for argument in mongod if argument.startswith("--tlsCAFile=")]
     assert authority.rpartition("/")[0] in mounted
-    settings = read_arguments(container(pods[MONGODB], "init")["args"])
+    settings = read_arguments(sidecar_arguments(pods[MONGODB]))
     assert str(settings.ca_file) == authority
     assert authority.rpartition("/")[0] in {m["mountPath"] for m in container(pods[MONGODB], "init")["volumeMounts"]}
     for pod in (pods[MONGODB], pods[OPERATOR]):

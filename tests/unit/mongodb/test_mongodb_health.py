@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from trainingsession_operator.mongodb_init import HUNG_SECONDS, STALE_SECONDS, Health, Settings, State, read_arguments
+from trainingsession_operator.mongodb_init import HUNG_SECONDS, STALE_SECONDS, Health, read_arguments
+from trainingsession_operator.mongodb_member import Settings, State
 
 READY = State(ready=True, sentence="ready")
 
@@ -66,11 +67,22 @@ def test_only_news_is_logged(caplog):
 
 
 def test_the_command_line_becomes_settings():
-    given = ["--host=m-0.m.ns.svc:27017", "--replica-set=rs0", "--credentials=/c", "--secret=s", "--health-port=1"]
-    assert read_arguments(given) == Settings("127.0.0.1:27017", "m-0.m.ns.svc:27017", "rs0", Path("/c"), "s", 1)
+    given = [
+        "--host=m-0.m.ns.svc:27017",
+        "--members=m-0.m.ns.svc:27017",
+        "--replica-set=rs0",
+        "--credentials=/c",
+        "--secret=s",
+        "--health-port=1",
+    ]
+    assert read_arguments(given) == Settings(
+        "127.0.0.1:27017", "m-0.m.ns.svc:27017", ("m-0.m.ns.svc:27017",), "rs0", Path("/c"), "s", 1
+    )
 
 
 def test_a_port_that_is_no_number_is_refused_by_name(capsys):
     with pytest.raises(SystemExit):
-        read_arguments(["--host=h", "--replica-set=r", "--credentials=/c", "--secret=s", "--health-port=x"])
+        read_arguments(
+            ["--host=h", "--members=h", "--replica-set=r", "--credentials=/c", "--secret=s", "--health-port=x"]
+        )
     assert "--health-port" in capsys.readouterr().err
