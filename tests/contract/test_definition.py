@@ -12,6 +12,7 @@ import yaml
 
 import builders
 from trainingsession_operator import jobs, plan, resource, status, trainer_pod
+from trainingsession_trainer.datasets import credentials
 
 Json = dict[str, Any]
 
@@ -173,16 +174,31 @@ def test_jobs_have_only_the_kinds_of_volumes_that_the_charts_policy_lets_through
     assert trainer_pod.TENANT_SECRET in policy
 
 
-def test_the_secret_of_a_data_set_is_mounted_as_the_charts_policy_allows(repo):
+@pytest.mark.parametrize(
+    ("field", "volume_name", "blocks"),
+    [
+        ("spec.dataset", "dataset-secret", {"dataset": {"uri": "s3://b/flowers.tar", "secretName": "flowers"}}),
+        (
+            "spec.baseModel.weightsFrom",
+            "weights-secret",
+            {"baseModel": {"name": "MobileNet", "weightsFrom": {"uri": "s3://b/w.h5", "secretName": "flowers"}}},
+        ),
+    ],
+)
+def test_the_secret_of_files_is_mounted_as_the_charts_policy_allows_and_the_trainer_reads(
+    repo, field, volume_name, blocks
+):
     policy = (repo / "charts/trainingsession/templates/operator-admission.yaml").read_text()
-    dataset = {"uri": "s3://bucket/flowers.tar", "secretName": "flowers"}
-    pod = jobs.build_job(builders.session(dataset=dataset), builders.settings())["spec"]["template"]["spec"]
+    pod = jobs.build_job(builders.session(**blocks), builders.settings())["spec"]["template"]["spec"]
     (volume,) = (volume for volume in pod["volumes"] if volume.get("secret", {}).get("secretName") == "flowers")
-    assert f'volume.name == "{volume["name"]}"' in policy
+    assert volume["name"] == volume_name
+    assert f'"{volume_name}"' in policy
     allowed = policy.split("item.key in", 1)[1].split("]", 1)[0]
     assert [item["key"] for item in volume["secret"]["items"]] == yaml.safe_load(allowed.strip() + "]")
     (mount,) = (m for m in pod["containers"][0]["volumeMounts"] if m["name"] == volume["name"])
     assert mount["readOnly"]
+    assert {item["key"] for item in volume["secret"]["items"]} == set(credentials.KEYS)
+    assert credentials.FOLDERS[field] == Path(mount["mountPath"])
     assert "flowers" not in str(pod["containers"][0]["env"])
 
 

@@ -81,6 +81,7 @@ class Session:
     dataset_claim: str | None
     dataset_secret: str | None
     weights_claim: str | None
+    weights_secret: str | None
     module_secret: str | None
     mlflow_secret: str | None
     module_image: str | None
@@ -143,6 +144,7 @@ def parse_session(resource: Mapping[str, Any]) -> Session:
             dataset_claim=spec["dataset"].get("claimName"),
             dataset_secret=spec["dataset"].get("secretName"),
             weights_claim=spec["baseModel"].get("weightsFrom", {}).get("claimName"),
+            weights_secret=spec["baseModel"].get("weightsFrom", {}).get("secretName"),
             module_secret=((spec.get("module") or {}).get("git") or {}).get("secretName"),
             mlflow_secret=((spec.get("tracking") or {}).get("mlflow") or {}).get("secretName"),
             module_image=((spec.get("module") or {}).get("image") or {}).get("name"),

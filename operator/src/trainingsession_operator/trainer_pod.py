@@ -14,6 +14,7 @@ MONGODB_FOLDER = "/etc/trainingsession/mongodb"
 DATASET_FOLDER = "/mnt/dataset"
 DATASET_SECRET_FOLDER = "/etc/trainingsession/dataset-secret"  # noqa: S105 - a place, not a secret
 WEIGHTS_FOLDER = "/mnt/weights"
+WEIGHTS_SECRET_FOLDER = "/etc/trainingsession/weights-secret"  # noqa: S105 - a place, not a secret
 MODULE_SECRET_FOLDER = "/etc/trainingsession/module-secret"  # noqa: S105 - a place, not a secret
 MLFLOW_SECRET_FOLDER = "/etc/trainingsession/mlflow-secret"  # noqa: S105 - a place, not a secret
 WORK_FOLDER = "/tmp"  # noqa: S108 - an emptyDir of the pod's own
@@ -25,7 +26,7 @@ DATASET_SECRET_KEYS = (
     "accessKeyId", "secretAccessKey", "sessionToken", "region", "endpoint", "serviceAccount.json", "bearerToken",
     "username", "password",
 )  # fmt: skip
-"""All that a pod sees of the Secret of a data set; the admission policy of the chart names them too."""
+"""All that a pod sees of the Secret of a data set or of weights; the admission policy of the chart names them too."""
 SECRET_KEYS = ("username", "password", "bearerToken")
 """All that a pod sees of these Secrets; the admission policy of the chart names them too."""
 
@@ -148,6 +149,7 @@ def _secrets(session: Session) -> list[tuple[str, str, str, tuple[str, ...]]]:
     """Give volume, place, name and keys of the user's own Secrets."""
     found = (
         ("dataset-secret", DATASET_SECRET_FOLDER, session.dataset_secret, DATASET_SECRET_KEYS),
+        ("weights-secret", WEIGHTS_SECRET_FOLDER, session.weights_secret, DATASET_SECRET_KEYS),
         ("module-secret", MODULE_SECRET_FOLDER, session.module_secret, SECRET_KEYS),
         ("mlflow-secret", MLFLOW_SECRET_FOLDER, session.mlflow_secret, SECRET_KEYS),
     )

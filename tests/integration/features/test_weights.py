@@ -1,22 +1,28 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 
+import boto3
 import numpy as np
 import pytest
+from botocore.config import Config
+from moto.server import ThreadedMotoServer
 
 from local_server import LocalServer, content
 from pictures import go_on, quiet
 from trainingsession_trainer import config, weights
 from trainingsession_trainer.base_models import open_base_model
+from trainingsession_trainer.datasets import credentials
+from trainingsession_trainer.datasets.files import RESERVE_BYTES, Disk
 from trainingsession_trainer.errors import DataError, SpecError, Stopped
 
 BASE = {"name": "MobileNet", "arguments": {"alpha": 0.25}, "inputSize": [32, 32]}
 
 
-def opened(tmp_path, stop=go_on, **base):
+def opened(tmp_path, stop=go_on, disk=None, **base):
     spec = config.parse_spec({"dataset": {"name": "digits"}, "baseModel": {**BASE, **base}})
-    return open_base_model(spec.base_model, tmp_path / "work", quiet(), stop)
+    return open_base_model(spec.base_model, tmp_path / "work", quiet(), stop, disk=disk)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +43,62 @@ def test_weights_are_downloaded_and_read_by_their_suffix(tmp_path, saved, last):
         base = opened(tmp_path, weightsFrom={"uri": server.uri + last, "sha256": digest})
     assert all(np.array_equal(*pair) for pair in zip(base.network.get_weights(), network.get_weights()))
     assert base.weights == weights.weights_identity(config.BaseModel("MobileNet", weights="imagenet"), network)
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """A client of a real S3 server with a bucket, and the keys of a Secret for it."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    client = boto3.client("s3", endpoint_url=endpoint, aws_access_key_id="x", aws_secret_access_key="x",
+                          region_name="us-east-1", config=Config(s3={"addressing_style": "path"}))  # fmt: skip
+    client.create_bucket(Bucket="models")
+    yield client, {"accessKeyId": "x", "secretAccessKey": "x", "region": "us-east-1", "endpoint": endpoint}
+    server.stop()
+
+
+@pytest.fixture
+def secret(tmp_path, bucket, monkeypatch):
+    """The Secret of the weights, mounted."""
+    folder = tmp_path / "secret"
+    folder.mkdir()
+    for key, value in bucket[1].items():
+        (folder / key).write_text(value)
+    monkeypatch.setitem(credentials.FOLDERS, "spec.baseModel.weightsFrom", folder)
+    return folder
+
+
+def test_weights_in_a_bucket_are_read_with_the_keys_of_their_own_secret(tmp_path, saved, bucket, secret):
+    network, file = saved
+    bucket[0].put_object(Bucket="models", Key="a/base.weights.h5", Body=file)
+    source = {"uri": "s3://models/a/base.weights.h5", "secretName": "models"}
+    base = opened(tmp_path, weightsFrom={**source, "sha256": hashlib.sha256(file).hexdigest()})
+    assert all(np.array_equal(*pair) for pair in zip(base.network.get_weights(), network.get_weights()))
+    with pytest.raises(DataError, match=r"spec\.baseModel\.weightsFrom\.sha256 is a{64}, but s3://models/a/base"):
+        opened(tmp_path, weightsFrom={**source, "sha256": "a" * 64})
+    (secret / "secretAccessKey").unlink()
+    (secret / "endpoint").unlink()
+    with pytest.raises(DataError, match=r"spec\.baseModel\.weightsFrom\.secretName is models, and this namespace has"):
+        opened(tmp_path, weightsFrom=source)
+
+
+def test_weights_larger_than_the_disk_are_refused_before_their_first_byte(tmp_path, saved, bucket, secret):
+    bucket[0].put_object(Bucket="models", Key="large.h5", Body=saved[1])
+    (tmp_path / "work").mkdir()
+    disk = Disk(tmp_path / "work", RESERVE_BYTES + 1_000)
+    with pytest.raises(DataError, match=r"and 1,000 may be written; raise spec\.resources\.ephemeralStorage"):
+        opened(tmp_path, disk=disk, weightsFrom={"uri": "s3://models/large.h5", "secretName": "models"})
+    assert not (tmp_path / "work/base.h5").stat().st_size
+
+
+def test_a_secret_of_weights_is_for_the_network(tmp_path):
+    source = {"uri": "file:///a.h5", "claimName": "c", "secretName": "a"}
+    with pytest.raises(
+        SpecError, match=r"weightsFrom\.secretName is 'a' but spec\.baseModel\.weightsFrom\.uri is a fi"
+    ):
+        opened(tmp_path, weightsFrom=source)
 
 
 def test_weights_on_a_claim_are_read_where_they_are(tmp_path, saved, monkeypatch):

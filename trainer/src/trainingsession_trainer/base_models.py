@@ -20,6 +20,7 @@ import numpy as np
 from . import config
 from .arguments import keras_words
 from .base_layers import cut
+from .datasets import Disk
 from .errors import SpecError
 from .kept_weights import KeptWeights
 from .reporting import Reporter
@@ -172,10 +173,11 @@ def open_base_model(
     reporter: Reporter,
     stop: Callable[[], bool],
     kept: KeptWeights | None = None,
+    disk: Disk | None = None,
 ) -> BaseModel:
     """Check, build and freeze the base model and load its weights, from `kept` where they are there.
 
-    Raises SpecError, DataError, StorageError, Stopped.
+    `disk` says how much a download may take. Raises SpecError, DataError, StorageError, Stopped.
     """
     classifier, arguments, size = check_base_model(spec)
     reporter.info(f"Building {spec.name} for {size[0]} x {size[1]} pixels")
@@ -204,7 +206,7 @@ def open_base_model(
                 cut(network, spec.layer, spec.pooling)
             return network
 
-        network, weights_file = load_weights(spec, build, work, reporter, stop, kept)
+        network, weights_file = load_weights(spec, build, work, reporter, stop, kept, disk)
         identity = weights_identity(spec, network)
         if spec.layer is not None:
             network = cut(network, spec.layer, spec.pooling)

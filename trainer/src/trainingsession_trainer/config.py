@@ -10,6 +10,7 @@ What needs Keras to be decided (arguments of layers, losses, optimizers, base mo
 from __future__ import annotations
 
 import json
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -91,10 +92,10 @@ _LABEL_VALUE = r"\A([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?\Z"
 _LAYER_NAME = r"\A[A-Za-z0-9][A-Za-z0-9_.-]*\Z"
 _SHA256 = r"\A[0-9a-f]{64}\Z"
 _REVISION = r"\A[A-Za-z0-9][-A-Za-z0-9_.:/+]*\Z"
-_URI = r"\A(https?://[^/?#\s]+[^\s]*|file:///[^\s]+)\Z"
+_URI = r"\A(https?://[^/?#\s]+[^\s]*|(s3|gs)://[^/?#\s]+/[^\s]+|file:///[^\s]+)\Z"
 
 _COMMIT = r"\A[0-9a-f]{40}\Z"
-_DATASET_URI = r"\A(https?://[^/?#\s]+[^\s]*|(s3|gs)://[^/?#\s]+/[^\s]+|file:///[^\s]+)\Z"
+_DATASET_URI = r"\A(https?://[^/?#\s]+[^\s]*|(s3|gs)://[^/?#\s]+/[^\s]*|file:///[^\s]+)\Z"
 _ENTRY_POINT = r"\A[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*\Z"
 _FOLDER = r"\A[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*\Z"
 _IMAGE = r"\A[a-z0-9]+([._:/-]+[A-Za-z0-9]+)*@sha256:[0-9a-f]{64}\Z"
@@ -112,6 +113,7 @@ class FileSource:
     uri: str = accepts(max_length=2048, pattern=_URI)
     claim_name: str | None = accepts(None, max_length=253, pattern=_DNS_NAME)
     sha256: str | None = accepts(None, pattern=_SHA256)
+    secret_name: str | None = accepts(None, max_length=253, pattern=_DNS_NAME)
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,9 @@ class Dataset:
     @property
     def source(self) -> FileSource | None:
         """The archive, or None for a data set known by name."""
-        return FileSource(self.uri, self.claim_name, self.sha256) if self.uri is not None else None
+        if self.uri is None:
+            return None
+        return FileSource(self.uri, self.claim_name, self.sha256, self.secret_name)
 
     @property
     def is_npz(self) -> bool:
@@ -490,11 +494,13 @@ def _check_dataset(dataset: Dataset) -> None:
         return
     if dataset.sha256 is not None and dataset.revision is not None:
         raise SpecError("spec.dataset has sha256 and revision, which both say what the uri holds; set only one.")
-    if dataset.secret_name is not None and dataset.uri.startswith("file:"):
+    if re.match("(s3|gs)://.*/$", dataset.uri) and (dataset.sha256 is not None or dataset.format == "npz"):
+        field = "sha256" if dataset.sha256 is not None else "format npz"
         raise SpecError(
-            f"spec.dataset.secretName is {shown(dataset.secret_name)} but spec.dataset.uri is a file URI; remove it."
+            f"spec.dataset has {field}, which goes with one object, and uri {shown(dataset.uri)} ends with / and names "
+            "a folder of them; remove one of the two."
         )
-    _check_source(dataset.uri, dataset.claim_name, "spec.dataset")
+    _check_source(dataset.uri, dataset.claim_name, dataset.secret_name, "spec.dataset")
 
 
 def _check_base_model(base_model: BaseModel) -> None:
@@ -503,7 +509,7 @@ def _check_base_model(base_model: BaseModel) -> None:
         return
     if base_model.weights is not None:
         raise SpecError(f"spec.baseModel has weights {shown(base_model.weights)} and weightsFrom; set only one.")
-    _check_source(source.uri, source.claim_name, "spec.baseModel.weightsFrom")
+    _check_source(source.uri, source.claim_name, source.secret_name, "spec.baseModel.weightsFrom")
 
 
 def _check_module(spec: Spec) -> None:
@@ -531,7 +537,9 @@ def _check_module(spec: Spec) -> None:
             raise SpecError(f"spec.module.git.path is {shown(module.git.path)}, which leaves the repository; remove ..")
 
 
-def _check_source(uri: str, claim_name: str | None, path: str) -> None:
+def _check_source(uri: str, claim_name: str | None, secret_name: str | None, path: str) -> None:
+    if secret_name is not None and uri.startswith("file:"):
+        raise SpecError(f"{path}.secretName is {shown(secret_name)} but {path}.uri is a file URI; remove it.")
     if claim_name is not None and not uri.startswith("file:"):
         raise SpecError(f"{path}.claimName is {shown(claim_name)} but {path}.uri is no file URI; remove one of them.")
     _check_password(uri, path, "uri")

@@ -134,7 +134,7 @@ class SessionFeatures:
 
     @cached_property
     def _base(self) -> BaseModel:
-        return open_base_model(self._spec.base_model, self._work, self._reporter, self._stop, self._weights)
+        return open_base_model(self._spec.base_model, self._work, self._reporter, self._stop, self._weights, self._disk)
 
     @cached_property
     def _dataset(self) -> Dataset:

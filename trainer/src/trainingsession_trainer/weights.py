@@ -16,6 +16,7 @@ import numpy as np
 
 from . import config
 from .arguments import keras_words
+from .datasets import Disk
 from .datasets.fetch import fetch
 from .errors import DataError, SpecError
 from .kept_weights import KeptWeights
@@ -40,6 +41,7 @@ def load_weights(
     reporter: Reporter,
     stop: Callable[[], bool],
     kept: KeptWeights | None = None,
+    disk: Disk | None = None,
 ) -> tuple[keras.Model, str | None]:
     """Build the network without its top and give it its weights, from `kept` where they are there.
 
@@ -52,7 +54,7 @@ def load_weights(
         known = spec.weights_from.sha256 if kept else None
         path = kept.restore(known, work) if kept and known else None
         # Keras reads a file by its suffix.
-        path = path or fetch(spec.weights_from, _FIELD, MOUNT, work / f"base{suffix}", reporter, stop)
+        path = path or fetch(spec.weights_from, _FIELD, MOUNT, work / f"base{suffix}", reporter, stop, disk)
         _load_file(network, spec, path)
         return network, kept.keep(known, path) if kept and known else None
     if spec.weights == "none":

@@ -6,9 +6,8 @@ import pytest
 
 from local_server import LocalServer, content
 from pictures import go_on, quiet
-from trainingsession_operator import trainer_pod
 from trainingsession_trainer.config import parse_spec
-from trainingsession_trainer.datasets.credentials import KEYS, SECRET_FOLDER, read_credentials
+from trainingsession_trainer.datasets.credentials import read_credentials
 from trainingsession_trainer.datasets.download import download
 from trainingsession_trainer.errors import DataError, SpecError
 
@@ -48,7 +47,9 @@ def fetched(tmp_path, server, keys):
 def test_a_server_is_told_who_asks(tmp_path, keys, header):
     server = Asked(content(b"x"))
     with server.running():
-        fetched(tmp_path, server, read_credentials("flowers", "https://host/a", secret(tmp_path, **keys)))
+        fetched(
+            tmp_path, server, read_credentials("flowers", "https://host/a", "spec.dataset", secret(tmp_path, **keys))
+        )
     assert server.headers == [header]
 
 
@@ -80,7 +81,7 @@ def test_a_server_is_told_nothing_without_a_secret_or_by_a_redirect(tmp_path):
 )
 def test_a_secret_that_is_not_there_or_lacks_a_key_is_named_with_what_it_needs(tmp_path, uri, keys, wanted):
     with pytest.raises(DataError) as caught:
-        read_credentials("flowers", uri, secret(tmp_path, **keys))
+        read_credentials("flowers", uri, "spec.dataset", secret(tmp_path, **keys))
     assert str(caught.value).startswith("spec.dataset.secretName is flowers, and this namespace has no such Secret or")
     assert f"needs: {wanted}; create it" in str(caught.value)
 
@@ -88,15 +89,10 @@ def test_a_secret_that_is_not_there_or_lacks_a_key_is_named_with_what_it_needs(t
 def test_a_key_that_is_no_text_is_named_and_not_shown(tmp_path):
     (tmp_path / "bearerToken").write_bytes(b"\xff\xfesecret")
     with pytest.raises(DataError, match="Key bearerToken of Secret flowers cannot be read"):
-        read_credentials("flowers", "https://a/b", tmp_path)
+        read_credentials("flowers", "https://a/b", "spec.dataset", tmp_path)
 
 
 def test_a_secret_is_for_the_network():
     dataset = {"uri": "file:///a.tar", "claimName": "data", "secretName": "flowers"}
     with pytest.raises(SpecError, match=r"spec\.dataset\.secretName is 'flowers' but spec\.dataset\.uri is a file URI"):
         parse_spec({"dataset": dataset, "baseModel": {"name": "MobileNet"}})
-
-
-def test_the_operator_mounts_the_keys_that_the_trainer_reads_where_it_reads_them():
-    assert set(trainer_pod.DATASET_SECRET_KEYS) == set(KEYS)
-    assert str(SECRET_FOLDER) == trainer_pod.DATASET_SECRET_FOLDER

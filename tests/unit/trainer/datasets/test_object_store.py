@@ -6,6 +6,8 @@ import hashlib
 import json
 import logging
 import os
+from dataclasses import replace
+from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import boto3
@@ -14,14 +16,16 @@ from botocore.config import Config
 from gcp_storage_emulator.server import create_server
 from moto.server import ThreadedMotoServer
 
+from local_server import LocalServer
 from pictures import go_on, layout, quiet, stop_at, write_tar
 from real_mongod import free_port
 from trainingsession_trainer.config import parse_spec
-from trainingsession_trainer.datasets import credentials, open_dataset
+from trainingsession_trainer.datasets import credentials, object_folder, object_store, open_dataset
 from trainingsession_trainer.datasets import download as downloads
 from trainingsession_trainer.datasets.download import download
 from trainingsession_trainer.datasets.files import RESERVE_BYTES, Disk
-from trainingsession_trainer.errors import DataError, Stopped
+from trainingsession_trainer.datasets.folder import open_folder
+from trainingsession_trainer.errors import DataError, SpecError, Stopped
 
 BODY = os.urandom(9_000_000)
 KEYS = {"accessKeyId": "AKIDEXAMPLE", "secretAccessKey": "secret", "region": "eu-central-1"}
@@ -60,6 +64,139 @@ def gs():
     urlopen(Request(upload, BODY[:100_000], {"content-type": "application/octet-stream"})).close()
     yield {"endpoint": address}
     server.stop()
+
+
+def fill(client, prefix, files):
+    for name, body in files.items():
+        client.put_object(Bucket="flowers", Key=prefix + name, Body=body)
+
+
+@pytest.fixture(scope="module")
+def folders(s3):
+    """A folder of class folders in the bucket, with what does not count."""
+    keys, client = s3
+    files = layout(cat=5, dog=6)
+    extra = {"": b"", "dog/": b"", "dog/.hidden.png": b"x", "readme.txt": b"x"}
+    fill(client, "set/", files | extra)
+    fill(client, "settle/", layout(cat=2))
+    return keys, files
+
+
+def opened(work, uri, keys, monkeypatch, stop=go_on, disk=None):
+    """Open the data set at an address with the keys of a Secret."""
+    folder = work / "secret"
+    folder.mkdir(parents=True)
+    for key, value in keys.items():
+        (folder / key).write_text(value + "\n")
+    monkeypatch.setitem(credentials.FOLDERS, "spec.dataset", folder)
+    spec = parse_spec({"dataset": {"uri": uri, "secretName": "flowers"}, "baseModel": {"name": "MobileNet"}})
+    return open_dataset(spec.dataset, work / "work", quiet(), stop, disk)
+
+
+def test_a_folder_of_a_bucket_is_the_data_set_that_its_archive_is(tmp_path, folders, monkeypatch):
+    keys, files = folders
+    monkeypatch.setattr(object_folder, "BATCH", 4)
+    found = opened(tmp_path, "s3://flowers/set/", keys, monkeypatch)
+    packed = open_folder(write_tar(tmp_path / "a.tar", files), "a.tar", tmp_path / "unpacked", quiet(), go_on)
+    assert found.class_names == ("cat", "dog")
+    assert found.train.order_digest == packed.train.order_digest
+    assert found.test.order_digest == packed.test.order_digest
+    assert (found.train.image(0) == packed.train.image(0)).all()
+
+
+def test_a_folder_of_google_cloud_storage_is_read(tmp_path, gs, monkeypatch):
+    files = layout(train__cat=2, train__dog=2, test__cat=1, test__dog=1)
+    for name, body in files.items():
+        upload = f"{gs['endpoint']}/upload/storage/v1/b/flowers/o?uploadType=media&name=set%2F{quote(name, safe='')}"
+        urlopen(Request(upload, body, {"content-type": "image/png"})).close()
+    found = opened(tmp_path, "gs://flowers/set/", gs, monkeypatch)
+    assert (len(found.train), len(found.test)) == (4, 2)
+
+
+@pytest.mark.parametrize("uri", ["s3://flowers/nothing/", "s3://nobody/set/", "s3://flowers/set/none/"])
+def test_a_folder_without_an_object_is_named(tmp_path, folders, monkeypatch, uri):
+    with pytest.raises(DataError) as caught:
+        opened(tmp_path, uri, folders[0], monkeypatch)
+    assert str(caught.value) == f"spec.dataset.uri {uri} holds no object; check the bucket and the prefix."
+
+
+def test_a_folder_without_an_image_says_what_an_image_is(tmp_path, s3, monkeypatch):
+    fill(s3[1], "texts/", {"a.txt": b"x"})
+    with pytest.raises(DataError, match="s3://flowers/texts/ holds no image"):
+        opened(tmp_path, "s3://flowers/texts/", s3[0], monkeypatch)
+
+
+def test_a_folder_larger_than_the_disk_is_refused_before_its_first_byte(tmp_path, folders, monkeypatch):
+    with pytest.raises(DataError, match=r"bytes are still to come and 100 may be written; raise spec\.resources\.eph"):
+        opened(
+            tmp_path, "s3://flowers/set/", folders[0], monkeypatch, disk=Disk(tmp_path / "work", RESERVE_BYTES + 100)
+        )
+    assert list((tmp_path / "work/images").iterdir()) == []
+
+
+def test_a_folder_of_too_many_objects_is_refused(tmp_path, folders, monkeypatch):
+    monkeypatch.setattr(object_folder, "MOST_OBJECTS", 8)
+    with pytest.raises(DataError, match="holds more than 8 objects; pack the images into an archive"):
+        opened(tmp_path, "s3://flowers/set/", folders[0], monkeypatch)
+
+
+def test_a_name_with_an_empty_part_is_refused_and_not_left_out(tmp_path, s3, monkeypatch):
+    fill(s3[1], "odd/", {"cat//1.png": b"x"})
+    with pytest.raises(DataError, match=r"odd/ holds flowers/odd/cat/+, a name with an empty part"):
+        opened(tmp_path, "s3://flowers/odd/", s3[0], monkeypatch)
+
+
+def test_a_session_is_stopped_between_two_objects(tmp_path, folders, monkeypatch):
+    # Asked for each of three folders, then before each object, at each piece and while it is digested.
+    with pytest.raises(Stopped, match="Stopped while the images were downloaded"):
+        opened(tmp_path, "s3://flowers/set/", folders[0], monkeypatch, stop_at(8))
+
+
+def test_an_image_that_grows_while_it_is_read_is_not_taken(tmp_path, folders, s3, monkeypatch):
+    listed = object_store.Bucket.names
+
+    def then_changed(self, folder):
+        found = listed(self, folder)
+        return [replace(one, size=one.size - 1) if one.path.endswith("/0.png") else one for one in found]
+
+    monkeypatch.setattr(object_store.Bucket, "names", then_changed)
+    with pytest.raises(DataError, match=r"changed while it was read \(cat/0\.png\)"):
+        opened(tmp_path, "s3://flowers/set/", folders[0], monkeypatch)
+
+
+# What Amazon answers, by its documentation: the emulator knows neither rights nor regions.
+ANSWERS = {
+    "no right": (403, "AccessDenied", "Access Denied", "name a Secret in spec.dataset.secretName whose keys may list"),
+    "another region": (
+        400,
+        "AuthorizationHeaderMalformed",
+        "The authorization header is malformed; the region 'eu-central-1' is wrong; expecting 'eu-west-1'",
+        "set the keys region and endpoint of the Secret in spec.dataset.secretName to those of the bucket",
+    ),
+}
+
+
+@pytest.mark.parametrize(("code", "name", "message", "remedy"), ANSWERS.values(), ids=ANSWERS.keys())
+def test_what_s3_refuses_is_said_at_once_with_its_remedy(tmp_path, monkeypatch, code, name, message, remedy):
+    body = f"<?xml version='1.0'?><Error><Code>{name}</Code><Message>{message}</Message></Error>".encode()
+
+    def answer(request):
+        request.send_response(code)
+        request.send_header("Content-Type", "application/xml")
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body)
+
+    with LocalServer(answer).running() as server, pytest.raises(DataError) as caught:
+        opened(tmp_path, "s3://flowers/set/", {**KEYS, "endpoint": server.uri}, monkeypatch)
+    assert message[:60] in str(caught.value)
+    assert remedy in str(caught.value)
+
+
+def test_a_folder_has_no_digest_of_its_own():
+    for more in ({"sha256": "a" * 64}, {"format": "npz"}):
+        with pytest.raises(SpecError, match=r"uri 's3://flowers/set/' ends with / and names a folder"):
+            parse_spec({"dataset": {"uri": "s3://flowers/set/", **more}, "baseModel": {"name": "MobileNet"}})
 
 
 def fetched(tmp_path, uri, keys, stop=go_on, disk=None, **options):
@@ -116,7 +253,7 @@ def test_a_session_is_stopped_while_an_object_is_read(tmp_path, s3):
 
 
 def test_a_key_file_of_google_that_is_none_is_said_to_be(tmp_path):
-    with pytest.raises(DataError, match=r"Key serviceAccount\.json of spec\.dataset\.secretName is not JSON"):
+    with pytest.raises(DataError, match=r"Key serviceAccount\.json of the address.s Secret is not JSON"):
         fetched(tmp_path, "gs://flowers/a", {"serviceAccount.json": "{"})
 
 
@@ -128,7 +265,7 @@ def test_a_session_reads_its_data_set_with_the_keys_of_its_secret(tmp_path, s3, 
     folder.mkdir()
     for key, value in keys.items():
         (folder / key).write_text(value + "\n")
-    monkeypatch.setattr(credentials.read_credentials, "__defaults__", (folder,))
+    monkeypatch.setitem(credentials.FOLDERS, "spec.dataset", folder)
     dataset = {
         "uri": "s3://flowers/flowers.tar",
         "secretName": "flowers",

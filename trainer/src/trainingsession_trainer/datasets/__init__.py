@@ -8,10 +8,12 @@ from trainingsession_trainer.config import Dataset as DatasetSpec
 from trainingsession_trainer.reporting import Reporter
 
 from . import folder, named, npz
-from .credentials import NONE, read_credentials
-from .fetch import DATASET_MOUNT, fetch
+from .fetch import DATASET_MOUNT, credentials_of, fetch
 from .files import Disk, Stop
+from .images import SUFFIXES
 from .known_files import KnownFile, KnownFiles, Memory
+from .object_folder import download_folder
+from .object_store import is_folder
 from .splits import Dataset, Split
 
 __all__ = ["Dataset", "Disk", "KnownFile", "Split", "open_dataset"]
@@ -36,8 +38,12 @@ def open_dataset(
     if source is None:
         return named.open_named(str(dataset.name), work, reporter, stop, disk)
     target = work / "download"
-    credentials = read_credentials(dataset.secret_name, source.uri) if dataset.secret_name else NONE
-    found = fetch(source, "spec.dataset", DATASET_MOUNT, target, reporter, stop, disk, credentials)
+    if is_folder(source.uri):
+        credentials = credentials_of(source, "spec.dataset")
+        images = work / "images"
+        stored = download_folder(source.uri, "spec.dataset", images, SUFFIXES, reporter, stop, disk, credentials)
+        return folder.arrange(stored, source.uri, reporter)
+    found = fetch(source, "spec.dataset", DATASET_MOUNT, target, reporter, stop, disk)
     if dataset.is_npz:
         opened = npz.open_npz(found, source.uri, work, stop, disk)
     else:

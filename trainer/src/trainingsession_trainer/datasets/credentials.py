@@ -1,4 +1,4 @@
-"""What lets the trainer read a data set that is not public: files of the Secret that the spec names, never environment.
+"""What lets the trainer read files that are not public: keys of the Secret that the spec names, never environment.
 
 s3://           accessKeyId, secretAccessKey, and where needed sessionToken, region, endpoint
 gs://           serviceAccount.json, and where needed endpoint
@@ -13,7 +13,11 @@ from pathlib import Path
 
 from trainingsession_trainer.errors import DataError
 
-SECRET_FOLDER = Path("/etc/trainingsession/dataset-secret")
+FOLDERS = {
+    "spec.dataset": Path("/etc/trainingsession/dataset-secret"),
+    "spec.baseModel.weightsFrom": Path("/etc/trainingsession/weights-secret"),
+}
+"""Where the Secret of a field is mounted."""
 KEYS = (
     "accessKeyId", "secretAccessKey", "sessionToken", "region", "endpoint", "serviceAccount.json", "bearerToken",
     "username", "password",
@@ -31,8 +35,9 @@ Credentials = Mapping[str, str]
 NONE: Credentials = {}
 
 
-def read_credentials(name: str, uri: str, folder: Path = SECRET_FOLDER) -> Credentials:
-    """Read the keys of the Secret called `name` as they are mounted; raises DataError where those of `uri` miss."""
+def read_credentials(name: str, uri: str, field: str, folder: Path | None = None) -> Credentials:
+    """Read the keys of the Secret that `field` calls `name`; raises DataError where those of `uri` miss."""
+    folder = folder or FOLDERS[field]
     found = {}
     for key in KEYS:
         file = folder / key
@@ -46,7 +51,7 @@ def read_credentials(name: str, uri: str, folder: Path = SECRET_FOLDER) -> Crede
     if not any(all(found.get(key) for key in group) for group in groups):
         wanted = ", or ".join(" and ".join(group) for group in groups)
         raise DataError(
-            f"spec.dataset.secretName is {name}, and this namespace has no such Secret or it has not the keys that an "
+            f"{field}.secretName is {name}, and this namespace has no such Secret or it has not the keys that an "
             f"address with {scheme}:// needs: {wanted}; create it and the session anew."
         )
     return found

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPMessage, IncompleteRead, InvalidURL
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -35,6 +35,8 @@ REPORT_SECONDS = 10.0
 _SAFE = "%/:?#[]@!$&'()*+,;=~"
 _DOING = "a file was downloaded"
 
+T = TypeVar("T")
+
 
 def download(
     uri: str,
@@ -54,10 +56,29 @@ def download(
     """
     reporter.info(f"Downloading {uri}")
     disk = disk or Disk(target.parent)
+
+    def attempt() -> str:
+        return _attempt(uri, field, target, reporter, stop, disk, credentials)
+
+    return again(attempt, uri, field, reporter, stop, disk, clock=clock, pause=pause)
+
+
+def again(
+    attempt: Callable[[], T],
+    uri: str,
+    field: str,
+    reporter: Reporter,
+    stop: Stop,
+    disk: Disk,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> T:
+    """Try until it works, for two minutes after the first failure; raises SpecError, DataError, Stopped."""
     seconds, deadline = 1.0, math.inf
     while True:
         try:
-            return _attempt(uri, field, target, reporter, stop, disk, credentials)
+            return attempt()
         except (ValueError, OverflowError, InvalidURL) as error:
             raise SpecError(
                 f"{field}.uri is {shown(uri)}, which is no address that can be opened ({clip(str(error))}); correct it."
@@ -68,8 +89,7 @@ def download(
             deadline = min(deadline, clock() + RETRY_SECONDS)
             if not _may_pass(error) or clock() + seconds > deadline:
                 raise DataError(
-                    f"{field}.uri {uri} cannot be downloaded ({_cause(error)}); "
-                    "check the address and the pod's way out of the cluster."
+                    f"{field}.uri {uri} cannot be downloaded ({_cause(error)}); {_remedy(uri, field, error)}."
                 ) from error
             reporter.info(f"The download failed ({_cause(error)}); trying again in {seconds:.0f} s")
         _wait(seconds, stop, pause)
@@ -110,11 +130,11 @@ def _attempt(
     check_stop(stop, _DOING)
     with _opened(uri, credentials) as (read, size), target.open("wb") as file:
         room = disk.room()
-        _check_room(size or 0, room, uri, field, disk)
+        check_room(size or 0, room, uri, field, disk)
         digest, done, told = hashlib.sha256(), 0, time.monotonic()
         while chunk := read(CHUNK):
             check_stop(stop, _DOING)
-            _check_room(len(chunk), min(room - done, free_bytes(target.parent)), uri, field, disk)
+            check_room(len(chunk), min(room - done, free_bytes(target.parent)), uri, field, disk)
             digest.update(chunk)
             file.write(chunk)
             done += len(chunk)
@@ -133,7 +153,8 @@ def _quoted(uri: str) -> str:
     return quote(uri, safe=_SAFE)
 
 
-def _check_room(size: int, room: int, uri: str, field: str, disk: Disk) -> None:
+def check_room(size: int, room: int, uri: str, field: str, disk: Disk) -> None:
+    """Raise DataError where `size` bytes are more than may be written."""
     if size > room:
         raise DataError(
             f"{field}.uri {uri} does not fit on the disk: {size:,} bytes are still to come and {max(0, room):,} may be "
@@ -160,6 +181,17 @@ def _cause(error: OSError | HTTPException) -> str:
         return "it ended early"
     cause = error.reason if isinstance(error, URLError) else error
     return clip(str(cause)) or type(cause).__name__
+
+
+def _remedy(uri: str, field: str, error: Exception) -> str:
+    if object_store.is_object(uri):
+        if isinstance(error, PermissionError) and ("region" in str(error) or "endpoint" in str(error)):
+            return f"set the keys region and endpoint of the Secret in {field}.secretName to those of the bucket"
+        if isinstance(error, PermissionError):
+            return f"name a Secret in {field}.secretName whose keys may list and read it"
+        if isinstance(error, FileNotFoundError):
+            return "check the bucket and the object's name; a folder's address ends with /"
+    return "check the address and the pod's way out of the cluster"
 
 
 def _wait(seconds: float, stop: Stop, pause: Callable[[float], None]) -> None:

@@ -10,7 +10,7 @@ from trainingsession_trainer.errors import DataError
 from trainingsession_trainer.reporting import Reporter
 from trainingsession_trainer.structure import clip
 
-from .credentials import NONE, Credentials
+from .credentials import NONE, Credentials, read_credentials
 from .download import download
 from .files import Disk, Stop, sha256_of
 
@@ -25,7 +25,6 @@ def fetch(
     reporter: Reporter,
     stop: Stop,
     disk: Disk | None = None,
-    credentials: Credentials = NONE,
 ) -> Path:
     """Give the local path of the file, or of a folder on a claim; raises DataError or SpecError naming `field`.
 
@@ -33,7 +32,8 @@ def fetch(
     """
     if not source.uri.startswith("file:"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _check(source, field, download(source.uri, field, target, reporter, stop, disk, credentials))
+        found = download(source.uri, field, target, reporter, stop, disk, credentials_of(source, field))
+        _check(source, field, found)
         return target
     try:
         path = _local(source, field, mount)
@@ -48,6 +48,11 @@ def fetch(
             f"{field}.uri {source.uri} cannot be read ({reason}); check the path and the claim's content."
         ) from error
     return path
+
+
+def credentials_of(source: FileSource, field: str) -> Credentials:
+    """Read what reading the file needs; raises DataError where that misses."""
+    return read_credentials(source.secret_name, source.uri, field) if source.secret_name else NONE
 
 
 def _local(source: FileSource, field: str, mount: Path) -> Path:

@@ -44,6 +44,11 @@ def open_folder(
     else:
         reporter.info(f"Unpacking {title}")
         stored = unpack(source, work / "images", SUFFIXES, stop, disk)
+    return arrange(stored, title, reporter)
+
+
+def arrange(stored: list[Stored], title: str, reporter: Reporter) -> Dataset:
+    """Make a data set of files by the folders in their names; raises DataError."""
     if not stored:
         raise DataError(
             f"{title} holds no image ({', '.join(sorted(SUFFIXES))}); "

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any, cast
 
 from trainingsession_trainer.errors import DataError, TrainerError
@@ -15,12 +18,64 @@ BLOCK = 8 << 20
 """Bytes asked for at once; few enough that a session which is to stop waits for one of them only."""
 _OF_ITS_OWN = {"skip_instance_cache": True, "use_listings_cache": False}
 """A shared instance would keep the credentials and listings of before."""
+_ONE_REQUEST = {"s3": {"max_concurrency": 1}, "gs": {"concurrency": 1}}
+"""Several objects are read at once already."""
 _FINAL = ("NoCredentials", "PartialCredentials", "DefaultCredentials", "RefreshError", "ParamValidation", "Forbidden")
+
+_FINAL_ERRNO = (errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.EREMCHG)
+"""What s3fs says where S3 refuses a request for what it asks, such as of another region's bucket."""
 
 
 def is_object(uri: str) -> bool:
     """Whether an address names an object."""
     return uri.startswith(("s3://", "gs://"))
+
+
+def is_folder(uri: str) -> bool:
+    """Whether an address names all objects below a prefix."""
+    return is_object(uri) and uri.endswith("/")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An object or a folder as a listing names it, with the bytes that the object has."""
+
+    path: str
+    size: int
+    is_folder: bool
+
+
+class Bucket:
+    """Objects below an address, for several threads at once. Raises as `open_object` does."""
+
+    def __init__(self, uri: str, credentials: Credentials, silence: float) -> None:
+        self._scheme, path = uri.split("://", 1)
+        self.root = path.rstrip("/")
+        with _translated():
+            self._system = _system(self._scheme, credentials, silence)
+
+    def names(self, folder: str) -> list[Listed]:
+        """List the objects and folders that lie directly in a folder; empty where there is none."""
+        with _translated():
+            try:
+                found = self._system.ls(folder, detail=True)
+            except FileNotFoundError:
+                return []
+        listed = [Listed(str(one["name"]), int(one["size"] or 0), one["type"] == "directory") for one in found]
+        # An object that is called as the folder itself marks it in some tools, and is no part of it.
+        marks = (folder, f"{folder}/")
+        return [one for one in listed if one.is_folder or one.path not in marks]
+
+    def fetch(self, path: str, target: Path, came: Callable[[int], None]) -> None:
+        """Write an object into a file; `came` is told the bytes of each piece, and may raise."""
+        from fsspec.callbacks import Callback
+
+        class Pieces(Callback):  # type: ignore[misc] # ships no types
+            def relative_update(self, inc: int = 1) -> None:
+                came(inc)
+
+        with _translated():
+            self._system.get_file(path, str(target), callback=Pieces(), **_ONE_REQUEST[self._scheme])
 
 
 @contextmanager
@@ -31,11 +86,22 @@ def open_object(uri: str, credentials: Credentials, silence: float) -> Iterator[
     FileNotFoundError where trying again would not help, DataError for unreadable credentials, else OSError.
     """
     scheme, path = uri.split("://", 1)
+    with (
+        _translated(),
+        _system(scheme, credentials, silence).open(path, "rb", block_size=BLOCK, cache_type="readahead") as content,
+    ):
+        yield cast("IO[bytes]", content), int(content.size)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
     try:
-        system = _s3(credentials, silence) if scheme == "s3" else _gs(credentials, silence)
-        with system.open(path, "rb", block_size=BLOCK, cache_type="readahead") as content:
-            yield cast("IO[bytes]", content), int(content.size)
-    except (OSError, TrainerError):
+        yield
+    except OSError as error:
+        if error.errno in _FINAL_ERRNO:
+            raise PermissionError(error.strerror) from error
+        raise
+    except TrainerError:
         raise
     except Exception as error:
         # botocore, google.auth, gcsfs and aiohttp each have exceptions of their own.
@@ -44,6 +110,10 @@ def open_object(uri: str, credentials: Credentials, silence: float) -> Iterator[
         if getattr(error, "code", None) in (400, 401, 403, 404):
             kind = PermissionError
         raise kind(words) from error
+
+
+def _system(scheme: str, credentials: Credentials, silence: float) -> Any:
+    return _s3(credentials, silence) if scheme == "s3" else _gs(credentials, silence)
 
 
 def _s3(credentials: Credentials, silence: float) -> Any:
@@ -72,6 +142,6 @@ def _gs(credentials: Credentials, silence: float) -> Any:
             token = json.loads(credentials["serviceAccount.json"])
         except ValueError as error:
             raise DataError(
-                "Key serviceAccount.json of spec.dataset.secretName is not JSON; write the key file again."
+                "Key serviceAccount.json of the address's Secret is not JSON; write the key file again."
             ) from error
     return GCSFileSystem(token=token, endpoint_url=credentials.get("endpoint"), timeout=silence, **_OF_ITS_OWN)
