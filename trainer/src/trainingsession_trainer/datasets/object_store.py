@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any, cast
@@ -15,6 +16,10 @@ BLOCK = 8 << 20
 """Bytes asked for at once; few enough that a session which is to stop waits for one of them only."""
 _OF_ITS_OWN = {"skip_instance_cache": True, "use_listings_cache": False}
 """A shared instance would keep the credentials and listings of before."""
+_AWS_IDENTITY = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
+"""EKS sets one of them in the pods of a service account that has a role."""
+_SERVICE_ACCOUNT = "TRAININGSESSION_SERVICE_ACCOUNT"
+"""The operator sets it where the session names an account; GKE sets nothing."""
 _FINAL = ("NoCredentials", "PartialCredentials", "DefaultCredentials", "RefreshError", "ParamValidation", "Forbidden")
 
 
@@ -27,8 +32,9 @@ def is_object(uri: str) -> bool:
 def open_object(uri: str, credentials: Credentials, silence: float) -> Iterator[tuple[IO[bytes], int]]:
     """Open an object to read it from its beginning to its end, and give its size.
 
-    Without credentials only what is public can be read. `silence` is in seconds. Raises PermissionError or
-    FileNotFoundError where trying again would not help, DataError for unreadable credentials, else OSError.
+    Without credentials and without a service account that has a role only what is public can be read. `silence` is in
+    seconds. Raises PermissionError or FileNotFoundError where trying again would not help, DataError for unreadable
+    credentials, else OSError.
     """
     scheme, path = uri.split("://", 1)
     try:
@@ -49,9 +55,11 @@ def open_object(uri: str, credentials: Credentials, silence: float) -> Iterator[
 def _s3(credentials: Credentials, silence: float) -> Any:
     from s3fs import S3FileSystem
 
+    # Never the node's own role: without one of its own, the pod asks for nothing but what is public.
+    has_role = any(os.environ.get(name) for name in _AWS_IDENTITY)
     client = {"region_name": credentials.get("region"), "endpoint_url": credentials.get("endpoint")}
     return S3FileSystem(
-        anon=not credentials.get("accessKeyId"),
+        anon=not credentials.get("accessKeyId") and not has_role,
         key=credentials.get("accessKeyId"),
         secret=credentials.get("secretAccessKey"),
         token=credentials.get("sessionToken"),
@@ -74,4 +82,10 @@ def _gs(credentials: Credentials, silence: float) -> Any:
             raise DataError(
                 "Key serviceAccount.json of spec.dataset.secretName is not JSON; write the key file again."
             ) from error
-    return GCSFileSystem(token=token, endpoint_url=credentials.get("endpoint"), timeout=silence, **_OF_ITS_OWN)
+    elif os.environ.get(_SERVICE_ACCOUNT):
+        import google.auth.compute_engine
+
+        token = google.auth.compute_engine.Credentials()  # type: ignore[no-untyped-call]
+    # Unlike other clients, aiohttp takes a proxy from the environment only when it is told to.
+    way = {"session_kwargs": {"trust_env": True}, "timeout": silence}
+    return GCSFileSystem(token=token, endpoint_url=credentials.get("endpoint"), **way, **_OF_ITS_OWN)
