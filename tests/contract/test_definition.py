@@ -119,7 +119,8 @@ def test_a_session_without_its_optional_parts_is_read_with_the_definitions_defau
         "ttlSecondsAfterFinished": resource.seconds_after_end(bare),
     }
     assert set(defaults("scheduling")) == {
-        "nodeSelector", "tolerations", "priorityClassName", "queueName", "workloadPriorityClassName",
+        "nodeSelector", "tolerations", "priorityClassName", "serviceAccountName", "queueName",
+        "workloadPriorityClassName",
     }  # fmt: skip
     assert defaults("artifacts") == {
         "deletionPolicy": read.deletion_policy,

@@ -41,6 +41,21 @@ def test_an_upgrade_over_itself_changes_no_object(stack, values):
     assert installed(stack) == before
 
 
+def test_a_repeated_apply_of_the_rendered_chart_changes_nothing(stack, values):
+    """As Argo CD compares: what the API server would make of it, server-side."""
+    rendered = stack.helm("template", *RELEASE[:1], "charts/trainingsession", *RELEASE[1:], "-f", values, "--no-hooks")
+    assert rendered == stack.helm(
+        "template", *RELEASE[:1], "charts/trainingsession", *RELEASE[1:], "-f", values, "--no-hooks"
+    )
+    command = ("kubectl", "diff", "--server-side", "--field-manager=argocd", "-n", "trainingsession", "-f", "-")
+    done = stack.run(*command, stdin=rendered)
+    assert done.code == 0, done.stdout + done.stderr
+
+
+def test_helm_test_says_that_the_operator_is_ready(stack):
+    assert "The operator is ready" in stack.helm("test", *RELEASE, "--logs", "--timeout=120s")
+
+
 def test_the_operator_s_account_cannot_write_another_secret(stack):
     done = stack.run("kubectl", f"--as={OPERATOR}", "create", "secret", "generic", "other", "--from-literal=a=b")
     assert done.code != 0

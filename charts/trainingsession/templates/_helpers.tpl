@@ -13,6 +13,10 @@
 {{ include "trainingsession.fullname" . }}-operator
 {{- end -}}
 
+{{- define "trainingsession.operator.account" -}}
+{{- .Values.operator.serviceAccount.name | default (include "trainingsession.operator.name" .) -}}
+{{- end -}}
+
 {{- define "trainingsession.mongodb.name" -}}
 {{ include "trainingsession.fullname" . }}-mongodb
 {{- end -}}
@@ -88,11 +92,54 @@ app.kubernetes.io/component: {{ .component }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- include "trainingsession.extraLabels" (dict "labels" .root.Values.commonLabels "value" "commonLabels") }}
 {{- end -}}
 
-{{/* Reference of an image. Arguments: image, defaultTag. */}}
+{{/* Labels of a component's pods. Without the version, so that an upgrade that changes nothing else restarts nothing. Arguments: root, component, labels (of this pod). */}}
+{{- define "trainingsession.podLabels" -}}
+{{ include "trainingsession.selectorLabels" . }}
+{{- $own := .labels | default dict -}}
+{{- include "trainingsession.extraLabels" (dict "labels" (merge (dict) $own .root.Values.commonLabels) "value" "commonLabels and podLabels") }}
+{{- end -}}
+
+{{/* Labels of the user's, each on a line of its own; fails for one that the chart gives. Arguments: labels, value (where they stand). */}}
+{{- define "trainingsession.extraLabels" -}}
+{{- $value := .value -}}
+{{- range $key, $text := .labels -}}
+{{- if or (hasPrefix "app.kubernetes.io/" $key) (hasPrefix "helm.sh/" $key) (hasPrefix "trainingsession.dev/" $key) -}}
+{{- fail (printf "%s: %s is given by the chart itself; remove it, and take a key of your own, such as example.com/%s" $value $key (splitList "/" $key | last)) -}}
+{{- end }}
+{{ $key }}: {{ $text | quote }}
+{{- end -}}
+{{- end -}}
+
+{{/* Names of the Secrets with which an image is pulled, with commas. Arguments: root, names. */}}
+{{- define "trainingsession.pullSecretNames" -}}
+{{- $names := .names -}}
+{{- range (.root.Values.global).imagePullSecrets -}}
+{{- $names = append $names (kindIs "string" . | ternary . (get (kindIs "map" . | ternary . dict) "name")) -}}
+{{- end -}}
+{{- $names | uniq | join "," -}}
+{{- end -}}
+
+{{/* imagePullSecrets of a pod of the chart; empty without any. */}}
+{{- define "trainingsession.pullSecrets" -}}
+{{- with include "trainingsession.pullSecretNames" (dict "root" . "names" .Values.imagePullSecrets) -}}
+imagePullSecrets:
+{{- range splitList "," . }}
+  - name: {{ . }}
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{/* A value as JSON in an environment variable: the kubelet would expand $(NAME). */}}
+{{- define "trainingsession.envJson" -}}
+{{ toJson . | replace "$" "$$" | quote }}
+{{- end -}}
+
+{{/* Reference of an image: its own registry wins over global.imageRegistry. Arguments: root, image, defaultTag. */}}
 {{- define "trainingsession.image" -}}
-{{- with .image.registry }}{{ . | trimSuffix "/" }}/{{ end -}}
+{{- with .image.registry | default (.root.Values.global).imageRegistry }}{{ . | trimSuffix "/" }}/{{ end -}}
 {{- .image.repository -}}
 {{- if .image.digest -}}
 @{{ .image.digest }}
@@ -102,11 +149,11 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end -}}
 
 {{- define "trainingsession.operator.image" -}}
-{{- include "trainingsession.image" (dict "image" .Values.operator.image "defaultTag" .Chart.AppVersion) -}}
+{{- include "trainingsession.image" (dict "root" . "image" .Values.operator.image "defaultTag" .Chart.AppVersion) -}}
 {{- end -}}
 
 {{- define "trainingsession.mongodb.image" -}}
-{{- include "trainingsession.image" (dict "image" .Values.mongodb.image "defaultTag" "") -}}
+{{- include "trainingsession.image" (dict "root" . "image" .Values.mongodb.image "defaultTag" "") -}}
 {{- end -}}
 
 {{/* mongod's rule for its cache, half of the memory above 1 GiB and at least 0.25 GB, from the limit rather than from what the machine has. */}}
@@ -133,8 +180,15 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{/* What the operator may do in a namespace whose sessions it serves. */}}
+{{/* What the operator may do in a namespace whose sessions it serves. Arguments: namespace, where the rights are for one alone. */}}
 {{- define "trainingsession.operator.rules" -}}
+# A namespace's UID is part of its database's name.
+- apiGroups: [""]
+  resources: [namespaces]
+  {{- with .namespace }}
+  resourceNames: [{{ . }}]
+  {{- end }}
+  verbs: [get]
 # Deleted are only finished sessions whose ttlSecondsAfterFinished has passed; the admission policy sees to that.
 - apiGroups: [trainingsession.dev]
   resources: [trainingsessions]
@@ -205,5 +259,20 @@ none is wider than /8.
 {{- end -}}
 {{- if and $wide $bad -}}
 {{- fail (printf "networkPolicy.trainerEgress: %s is too wide or holds a cloud's metadata address (169.254.169.254, fd00:ec2::254, 168.63.129.16, 100.100.100.200); name a smaller block, or 0.0.0.0/0 or ::/0, from which those are left out" .) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Fails for what the schema lets through and no trainer can use, with the remedy. */}}
+{{- define "trainingsession.checkTrainer" -}}
+{{- range $name, $address := pick .Values.trainer.proxy "http" "https" -}}
+{{- if contains "@" $address -}}
+{{- fail (printf "trainer.proxy.%s holds a user or a password, which everybody who reads the trainers' pods would see; let the proxy know the trainers by their addresses, or go through one that adds the password" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := include "trainingsession.extraLabels" (dict "labels" .Values.trainer.podLabels "value" "trainer.podLabels") -}}
+{{- range $key, $_ := .Values.trainer.podAnnotations -}}
+{{- if hasPrefix "trainingsession.dev/" $key -}}
+{{- fail (printf "trainer.podAnnotations: %s is the operator's own; remove it, and take a key of your own" $key) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}

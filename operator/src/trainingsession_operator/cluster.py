@@ -75,13 +75,11 @@ class Cluster:
         describing.rest_client = api.rest_client
         describing.set_default_header("Accept", METADATA_ONLY)
         self._metadata = client.CustomObjectsApi(describing)
-        self._definitions = client.ApiextensionsV1Api(api)
 
     def is_defined(self) -> bool:
-        """Whether the definition of TrainingSession is there and served."""
-        found = self._ask("read the definition", self._definitions.read_custom_resource_definition, DEFINITION)
-        conditions = (found or {}).get("status", {}).get("conditions") or []
-        return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
+        """Whether sessions are served, by what the API server tells everybody of its resources."""
+        found = self._ask("ask for the resources of the API", self._custom.get_api_resources, GROUP, VERSION)
+        return any(one.get("name") == PLURAL for one in (found or {}).get("resources") or [])
 
     def check_access(self, namespaces: tuple[str, ...]) -> None:
         """Raise ApiError when sessions, Jobs or pods cannot be listed."""

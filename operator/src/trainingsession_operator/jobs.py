@@ -10,7 +10,7 @@ from . import plan, queueing
 from .errors import SessionError
 from .resource import API_VERSION, KIND, Json, Session
 from .settings import Settings
-from .trainer_pod import CONTAINER, SESSION_ANNOTATION, pod_spec
+from .trainer_pod import CA_BUNDLE_ANNOTATION, CONTAINER, SESSION_ANNOTATION, pod_spec
 
 MANAGED_BY = "trainingsession-operator"
 MANAGED_LABEL = "app.kubernetes.io/managed-by"
@@ -75,6 +75,14 @@ def check(session: Session, settings: Settings) -> None:
             f"spec.module.image.name is {image[:256]}, and sessions may bring along images of: {allowed}; "
             "ask whoever runs the operator to add it to trainer.moduleImages of the chart, or use module.git.",
         )
+    account = session.scheduling.service_account_name
+    if account is not None and account not in settings.service_accounts:
+        allowed = ", ".join(settings.service_accounts) or "none"
+        raise SessionError(
+            "ServiceAccountNotAllowed",
+            f"spec.scheduling.serviceAccountName is {account}, and sessions may use: {allowed}; "
+            "ask whoever runs the operator to add it to trainer.serviceAccounts of the chart, or remove it.",
+        )
 
 
 def _is_below(image: str, prefix: str) -> bool:
@@ -120,7 +128,14 @@ def build_job(session: Session, settings: Settings, step: plan.Step = plan.WHOLE
             "podReplacementPolicy": "Failed",
             # No activeDeadlineSeconds here: it would also run while the Job waits for a node.
             "template": {
-                "metadata": {"labels": labels, "annotations": {SESSION_ANNOTATION: session_json(session)}},
+                "metadata": {
+                    "labels": {**settings.pods.labels, **labels},
+                    "annotations": {
+                        **settings.pods.annotations,
+                        SESSION_ANNOTATION: session_json(session),
+                        **({CA_BUNDLE_ANNOTATION: settings.pods.ca_bundle} if settings.pods.ca_bundle else {}),
+                    },
+                },
                 "spec": pod_spec(session, settings, step),
             },
         },

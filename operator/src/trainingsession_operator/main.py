@@ -155,7 +155,7 @@ def _check_cluster(cluster: Cluster, settings: Settings) -> None:
             )
         cluster.check_access(settings.namespaces)
     except ApiError as error:
-        raise StartError(f"the operator {error}; check its ClusterRole and the API server") from error
+        raise StartError(f"the operator {error}; check its rights (ClusterRole or Roles) and the API server") from error
 
 
 def mongodb_server(uri: str, settings: Settings) -> Server:

@@ -46,6 +46,7 @@ class Scheduling:
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Mapping[str, Any], ...] = ()
     priority_class_name: str | None = None
+    service_account_name: str | None = None
     queue_name: str | None = None
     workload_priority_class_name: str | None = None
 
@@ -128,6 +129,7 @@ def parse_session(resource: Mapping[str, Any]) -> Session:
                 node_selector=dict(scheduling.get("nodeSelector", {})),
                 tolerations=tuple(dict(item) for item in scheduling.get("tolerations", [])),
                 priority_class_name=scheduling.get("priorityClassName"),
+                service_account_name=scheduling.get("serviceAccountName"),
                 queue_name=scheduling.get("queueName"),
                 workload_priority_class_name=scheduling.get("workloadPriorityClassName"),
             ),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .errors import StartError
+from .pod_settings import PodSettings, read_pod_settings
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,12 @@ class Settings:
     """Address below which Keras's weights are mirrored; empty for Keras's own."""
     module_images: tuple[str, ...]
     """What the name of an image in spec.module.image must begin with; empty allows none."""
+    service_accounts: tuple[str, ...]
+    """Accounts that a session may name in spec.scheduling.serviceAccountName; empty allows none."""
+    package_index: str
+    """Address of the index that a module's packages come from; empty for pip's own."""
+    pods: PodSettings
+    """What every trainer's pod is given."""
     namespaces: tuple[str, ...]
     """Namespaces whose sessions are served; empty for all."""
     workers: int
@@ -78,6 +85,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         datasets_mirror=_address(environment, "DATASETS_MIRROR"),
         weights_mirror=_address(environment, "WEIGHTS_MIRROR"),
         module_images=_list(environment, "MODULE_IMAGES"),
+        service_accounts=_list(environment, "SERVICE_ACCOUNTS"),
+        package_index=_address(environment, "PACKAGE_INDEX"),
+        pods=read_pod_settings(environment),
         namespaces=_list(environment, "WATCH_NAMESPACES"),
         workers=_number(environment, "WORKERS", 16, 1, 64),
         log_level=_one_of(environment, "LOG_LEVEL", ("info", "debug", "warning", "error")),

@@ -21,6 +21,7 @@ class Reason:
     ACCEPTED = "SpecAccepted"
     SPEC_TOO_LARGE = "SpecTooLarge"
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
+    SERVICE_ACCOUNT_NOT_ALLOWED = "ServiceAccountNotAllowed"
     INVALID_SPEC = "InvalidSpec"
 
     STORAGE_UNAVAILABLE = "StorageUnavailable"

@@ -20,8 +20,12 @@ MLFLOW_SECRET_FOLDER = "/etc/trainingsession/mlflow-secret"  # noqa: S105 - a pl
 WORK_FOLDER = "/tmp"  # noqa: S108 - an emptyDir of the pod's own
 DATASETS_MIRROR = "TRAININGSESSION_DATASETS_MIRROR"
 WEIGHTS_MIRROR = "TRAININGSESSION_WEIGHTS_MIRROR"
+PACKAGE_INDEX = "TRAININGSESSION_PACKAGE_INDEX"
+SERVICE_ACCOUNT = "TRAININGSESSION_SERVICE_ACCOUNT"
 GRACE_SECONDS = 60
 SESSION_ANNOTATION = "trainingsession.dev/session"
+CA_BUNDLE_ANNOTATION = "trainingsession.dev/ca-bundle"
+CA_BUNDLE = "ca-bundle.crt"
 DATASET_SECRET_KEYS = (
     "accessKeyId", "secretAccessKey", "sessionToken", "region", "endpoint", "serviceAccount.json", "bearerToken",
     "username", "password",
@@ -50,13 +54,27 @@ def pod_spec(session: Session, settings: Settings, step: plan.Step) -> Json:
     }
     if settings.trainer_image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in settings.trainer_image_pull_secrets]
-    if session.scheduling.node_selector:
-        spec["nodeSelector"] = dict(session.scheduling.node_selector)
-    if session.scheduling.tolerations:
-        spec["tolerations"] = [dict(item) for item in session.scheduling.tolerations]
+    if selector := {**settings.pods.node_selector, **session.scheduling.node_selector}:
+        spec["nodeSelector"] = selector
+    if tolerations := _tolerations(session, settings, step):
+        spec["tolerations"] = tolerations
+    if session.scheduling.service_account_name:
+        # Its identity in a cloud; still without a token for the API server.
+        spec["serviceAccountName"] = session.scheduling.service_account_name
     if session.scheduling.priority_class_name:
         spec["priorityClassName"] = session.scheduling.priority_class_name
     return spec
+
+
+def _tolerations(session: Session, settings: Settings, step: plan.Step) -> list[Json]:
+    """Give each once. A pod without GPUs does not tolerate what keeps such pods off the nodes that have them."""
+    pods = settings.pods
+    for_gpus = pods.gpu_tolerations if plan.device(session, step) == "GPU" else ()
+    found: list[Json] = []
+    for item in (*session.scheduling.tolerations, *pods.tolerations, *for_gpus):
+        if item not in found:
+            found.append(dict(item))
+    return found
 
 
 def _container(session: Session, settings: Settings, step: plan.Step) -> Json:
@@ -74,8 +92,14 @@ def _container(session: Session, settings: Settings, step: plan.Step) -> Json:
         "TRAININGSESSION_IMAGE": image,
         "TRAININGSESSION_GPUS": settings.trainer_gpus,
     }
-    mirrors = {DATASETS_MIRROR: settings.datasets_mirror, WEIGHTS_MIRROR: settings.weights_mirror}
-    environment |= {name: address for name, address in mirrors.items() if address}
+    given = {
+        DATASETS_MIRROR: settings.datasets_mirror,
+        WEIGHTS_MIRROR: settings.weights_mirror,
+        PACKAGE_INDEX: settings.package_index,
+        SERVICE_ACCOUNT: session.scheduling.service_account_name,
+        **settings.pods.proxy,
+    }
+    environment |= {name: value for name, value in given.items() if value}
     if plan.device(session, step) == "CPU":
         # A GPU image shows every GPU of the node to a pod that asks for none, and other people's work is on them.
         environment |= {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}
@@ -118,6 +142,10 @@ def _volumes(session: Session, settings: Settings) -> list[Json]:
         {"path": "cpu-limit", "resourceFieldRef": _limit("limits.cpu", "1m")},
         {"path": "memory-limit", "resourceFieldRef": _limit("limits.memory", "1Mi")},
     ]
+    if settings.pods.ca_bundle:
+        # By the pod's own annotation: a ConfigMap would have to be in every namespace that has sessions.
+        annotation = f"metadata.annotations['{CA_BUNDLE_ANNOTATION}']"
+        files.append({"path": CA_BUNDLE, "fieldRef": {"fieldPath": annotation}})
     disk = session.resources.ephemeral_storage
     if disk:
         files.append({"path": "disk-limit", "resourceFieldRef": _limit("limits.ephemeral-storage", "1Mi")})

@@ -133,6 +133,7 @@ def look(task):
     for doing in (
         lambda: (folder / "uri").read_text(),
         lambda: os.listdir(folder),
+        lambda: pathlib.Path(task.parameters["token"]).read_text(),
         lambda: open(f"/proc/{os.getppid()}/mem", "rb").read(1),
         lambda: (pathlib.Path(task.parameters["elsewhere"]) / "mine").write_text("x"),
         lambda: os.kill(os.getppid(), signal.SIGKILL),
@@ -144,7 +145,7 @@ def look(task):
         else:
             print("possible")
     (task.workdir / "mine").write_text("x")
-    print("environment", sorted(name for name in os.environ if "MONGO" in name or "TRAININGSESSION" in name))
+    print("environment", sorted(name for name in os.environ if name.startswith(("MONGO", "TRAININGSESSION", "AWS"))))
     raise RuntimeError("seen enough")
 """
 
@@ -153,15 +154,19 @@ def test_a_module_cannot_reach_the_credentials_nor_the_trainer(git, make_pod, re
     revision = git.commit("spy", {"spy.py": SPY})
     pod = make_pod({"git": {"url": f"{git.uri}/spy", "revision": revision, "entryPoint": "spy:look"}}, "spy")
     document = json.loads((pod.folder / "session/session.json").read_text())
-    document["spec"]["module"]["parameters"] = {"secret": str(pod.folder / "mongodb"), "elsewhere": str(pod.folder)}
+    token = pod.folder / "identity/token"
+    token.parent.mkdir()
+    token.write_text("of the pod's service account")
+    places = {"secret": str(pod.folder / "mongodb"), "elsewhere": str(pod.folder), "token": str(token)}
+    document["spec"]["module"]["parameters"] = places
     (pod.folder / "session/session.json").write_text(json.dumps(document))
-    code, out, err = pod.run()
+    code, out, err = pod.run(AWS_WEB_IDENTITY_TOKEN_FILE=str(token), AWS_ROLE_ARN="arn:aws:iam::123456789012:role/r")
     assert code == 64, out + err
     lines = [line.split("module | ")[1] for line in out.splitlines() if "module | " in line]
-    assert lines[:5] == ["refused PermissionError"] * 5
+    assert lines[:6] == ["refused PermissionError"] * 6
     assert "environment []" in lines
     assert record_of(pod)["failure"]["message"] == (
-        "spec.module: spy:look failed (RuntimeError: seen enough) at spy.py:21; see the log above."
+        "spec.module: spy:look failed (RuntimeError: seen enough) at spy.py:22; see the log above."
     )
 
 

@@ -108,6 +108,7 @@ def cluster(repo: Path, tools: Path, tmp_path_factory: pytest.TempPathFactory, d
             make(admin, account)
         shown = [f"--show-only=templates/operator-{part}.yaml" for part in ("rbac", "admission")]
         command = [str(helm), "template", RELEASE, str(repo / "charts/trainingsession"), "--namespace", HOME, *shown]
+        command += ["--set", "trainer.serviceAccounts={flowers-reader}"]
         rendered = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         for manifest in filter(None, yaml.safe_load_all(rendered)):
             make(admin, manifest)
@@ -172,8 +173,9 @@ TAKEN: dict[str, tuple[Any, ...]] = {
     "makes it": ("POST", f"/api/v1/namespaces/{ELSEWHERE}/secrets", secret("trainingsession-mongodb", ELSEWHERE)),
     "makes the server's Secret": ("POST", f"/api/v1/namespaces/{HOME}/secrets",
                                   secret("trainingsession-mongodb-server", HOME)),
-    "reads the definition": (
-        "GET", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/trainingsessions.trainingsession.dev"),
+    "makes a Job of an account that the chart allows": (
+        "POST", JOBS, job(lambda pod: pod.update(serviceAccountName="flowers-reader"), "digits-account")),
+    "asks whether sessions are served": ("GET", "/apis/trainingsession.dev/v1alpha1"),
 }  # fmt: skip
 
 TOKEN_REQUEST = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": []}}
@@ -232,6 +234,8 @@ REFUSED: dict[str, tuple[str, Any, ...]] = {
     "to change the definition": (
         RIGHT, "PATCH", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/trainingsessions.trainingsession.dev",
         {"metadata": {"labels": {"a": "b"}}}),
+    "the definition": (
+        RIGHT, "GET", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/trainingsessions.trainingsession.dev"),
     "another definition": (RIGHT, "GET", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/others.example.com"),
     # Sessions
     "to make a session": (RIGHT, "POST", SESSIONS, session("mine")),
@@ -250,7 +254,10 @@ REFUSED: dict[str, tuple[str, Any, ...]] = {
         "that a TrainingSession owns", "PATCH", f"{JOBS}/theirs", {"spec": {"suspend": False}}),
     "a Job that no session owns": ("that a TrainingSession owns", "POST", JOBS, OWNERLESS),
     "a Job with another account": (
-        "name no service account", "POST", JOBS, job(lambda pod: pod.update(serviceAccountName="builder"))),
+        "name no service account but", "POST", JOBS, job(lambda pod: pod.update(serviceAccountName="builder"))),
+    "a Job of an allowed account with its token": (
+        "automountServiceAccountToken to false", "POST", JOBS,
+        job(lambda pod: pod.update(serviceAccountName="flowers-reader", automountServiceAccountToken=True))),
     "a Job with a token": (
         "automountServiceAccountToken", "POST", JOBS, job(lambda pod: pod.update(automountServiceAccountToken=True))),
     "a Job with the node's disk": ("may mount only", "POST", JOBS, job(volume(hostPath={"path": "/"}))),

@@ -29,9 +29,11 @@ def rules(role: dict[str, Any]) -> set[tuple[str, str, tuple[str, ...], str]]:
     }
 
 
-def served(names: tuple[str, ...] = ("trainingsession-mongodb",)) -> set[tuple[str, str, tuple[str, ...], str]]:
+def served(namespace: str = "") -> set[tuple[str, str, tuple[str, ...], str]]:
     """The rights in a namespace whose sessions are served, all of them and no other."""
+    names = ("trainingsession-mongodb",)
     return {
+        ("", "namespaces", (namespace,) if namespace else (), "get"),
         *(("trainingsession.dev", "trainingsessions", (), verb) for verb in ("get", "list", "watch", "delete")),
         ("kueue.x-k8s.io", "workloads", (), "list"),
         ("visibility.kueue.x-k8s.io", "localqueues/pendingworkloads", (), "get"),
@@ -46,8 +48,7 @@ def served(names: tuple[str, ...] = ("trainingsession-mongodb",)) -> set[tuple[s
 
 def test_the_operator_has_these_rights_and_no_other(render):
     rendered = render()
-    crd = ("apiextensions.k8s.io", "customresourcedefinitions", ("trainingsessions.trainingsession.dev",), "get")
-    assert rules(rendered.one("ClusterRole", OPERATOR)) == served() | {crd, ("", "namespaces", (), "get")}
+    assert rules(rendered.one("ClusterRole", OPERATOR)) == served()
     server = ("", "secrets", ("trainingsession-mongodb-server",), "get")
     assert rules(rendered.one("Role", f"{OPERATOR}-server")) == {server, ("", "secrets", (), "create")}
     assert len(rendered.kind("ClusterRole")) == len(rendered.kind("Role")) == 1
@@ -55,11 +56,7 @@ def test_the_operator_has_these_rights_and_no_other(render):
 
 def documented(repo: Path) -> dict[str, set[tuple[str, str, tuple[str, ...], str]]]:
     """The rights in docs/rbac.md by where they hold."""
-    found: dict[str, set[tuple[str, str, tuple[str, ...], str]]] = {
-        "cluster": set(),
-        "sessions": set(),
-        "release": set(),
-    }
+    found: dict[str, set[tuple[str, str, tuple[str, ...], str]]] = {"sessions": set(), "release": set()}
     for line in (repo / "docs/rbac.md").read_text().splitlines():
         where, *columns = (part.strip() for part in line.strip("|").split("|"))
         if where in found:
@@ -71,7 +68,7 @@ def documented(repo: Path) -> dict[str, set[tuple[str, str, tuple[str, ...], str
 
 def test_every_right_is_documented_with_its_reason_and_every_documented_one_is_given(render, repo):
     rendered, told = render(), documented(repo)
-    assert rules(rendered.one("ClusterRole", OPERATOR)) == told["cluster"] | told["sessions"]
+    assert rules(rendered.one("ClusterRole", OPERATOR)) == told["sessions"]
     assert rules(rendered.one("Role", f"{OPERATOR}-server")) == told["release"]
 
 
@@ -92,7 +89,6 @@ RESOURCES = {
     "custom_object": ("trainingsession.dev", "trainingsessions"),
     "custom_object_status": ("trainingsession.dev", "trainingsessions/status"),
     "namespace": ("", "namespaces"),
-    "custom_resource_definition": ("apiextensions.k8s.io", "customresourcedefinitions"),
 }
 
 
@@ -137,7 +133,7 @@ def test_every_binding_is_for_the_operator_s_account(render):
     assert rendered.one("ServiceAccount", OPERATOR)["metadata"]["namespace"] == "ml-system"
     assert rendered.pods()[OPERATOR]["spec"]["serviceAccountName"] == OPERATOR
     bindings = [*rendered.kind("ClusterRoleBinding"), *rendered.kind("RoleBinding")]
-    assert len(bindings) == 3
+    assert len(bindings) == 2
     for binding in bindings:
         assert binding["subjects"] == ACCOUNT
         role = rendered.one(binding["roleRef"]["kind"], binding["roleRef"]["name"])
@@ -146,12 +142,19 @@ def test_every_binding_is_for_the_operator_s_account(render):
 
 def test_with_listed_namespaces_the_rights_are_there_only(render):
     rendered = render({"watchNamespaces": ["team-a", "team-b"]})
-    crd = ("apiextensions.k8s.io", "customresourcedefinitions", ("trainingsessions.trainingsession.dev",), "get")
-    assert rules(rendered.one("ClusterRole", OPERATOR)) == {crd, ("", "namespaces", ("team-a", "team-b"), "get")}
+    assert not rendered.kind("ClusterRole")
+    assert not rendered.kind("ClusterRoleBinding")
     roles = {
         role["metadata"]["namespace"]: role for role in rendered.kind("Role") if role["metadata"]["name"] == OPERATOR
     }
-    assert {namespace: rules(role) for namespace, role in roles.items()} == {"team-a": served(), "team-b": served()}
+    assert {namespace: rules(role) for namespace, role in roles.items()} == {
+        name: served(name) for name in ("team-a", "team-b")
+    }
+
+
+def test_whoever_may_create_nothing_for_the_whole_cluster_can_install_for_the_namespaces_that_are_listed(render):
+    values = {"watchNamespaces": ["team-a"], "crds": {"install": False}, "admissionPolicy": {"enabled": False}}
+    assert all(manifest["metadata"].get("namespace") for manifest in render(values).all)
 
 
 def test_the_admission_policies_deny_and_are_for_the_operator_only(render):

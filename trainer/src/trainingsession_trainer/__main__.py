@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -21,6 +22,13 @@ from .task import Task, is_helper
 
 SESSION_FILE = Path("/etc/trainingsession/session/session.json")
 MONGODB_FOLDER = Path("/etc/trainingsession/mongodb")
+TOKENS_FOLDER = Path("/var/run/secrets")
+"""Where clouds mount the token of a service account that has a role."""
+TOKEN_FILES = (
+    "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AZURE_FEDERATED_TOKEN_FILE",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+)  # fmt: skip
+"""Variables that name one, wherever it is."""
 TERMINATION_LOG = Path("/dev/termination-log")
 _MESSAGE_BYTES = 4096
 
@@ -156,12 +164,15 @@ def command_line() -> argparse.ArgumentParser:
 
 def run_job(options: argparse.Namespace, stop: StopFlag) -> None:
     """Run the session of a Job's pod."""
+    from .authorities import BUNDLE, trust
     from .config import read_document
     from .mongodb import connect, read_setting
     from .reporting import Reporter
     from .tensorflow_import import load_tensorflow
 
     limit_threads(read_limit(options.session.parent / "cpu-limit"))
+    # Before anything that reads the environment is imported.
+    trust(options.session.parent / BUNDLE, options.work)
     document = read_document(options.session)
     attempt = read_setting(options.session.parent / "pod-uid", "the pod's UID")
     uri = read_setting(options.mongodb / "uri", "the MongoDB URI")
@@ -188,10 +199,16 @@ def run_job(options: argparse.Namespace, stop: StopFlag) -> None:
             reporter=reporter,
             stop=stop,
             task=options.task,
-            hidden=(SESSION_FILE.parent.parent, options.session.parent, options.mongodb),
+            hidden=(*credentials(os.environ), options.session.parent, options.mongodb),
             memory_limit=_bytes_of(options.session.parent / "memory-limit"),
             disk_limit=disk_limit,
         )
+
+
+def credentials(environment: Mapping[str, str]) -> tuple[Path, ...]:
+    """Give the places in a pod that own Python must not read: what it is told in Secrets, and tokens of its account."""
+    tokens = (Path(environment[name]).parent for name in TOKEN_FILES if environment.get(name))
+    return (SESSION_FILE.parent.parent, TOKENS_FOLDER, *tokens)
 
 
 def run_local(options: argparse.Namespace, stop: StopFlag) -> None:

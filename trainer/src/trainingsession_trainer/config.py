@@ -341,6 +341,7 @@ class Scheduling:
     node_selector: Mapping[str, Any] = accepts(factory=dict, max_items=32)
     tolerations: tuple[Toleration, ...] = accepts((), max_items=32)
     priority_class_name: str | None = accepts(None, max_length=253, pattern=_DNS_NAME)
+    service_account_name: str | None = accepts(None, max_length=253, pattern=_DNS_NAME)
     queue_name: str | None = accepts(None, max_length=63, pattern=_DNS_NAME)
     workload_priority_class_name: str | None = accepts(None, max_length=63, pattern=_DNS_NAME)
 

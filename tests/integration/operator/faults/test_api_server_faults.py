@@ -195,7 +195,7 @@ def test_without_the_right_to_list_the_operator_ends_with_a_sentence_and_works_w
 
 def test_without_the_definition_the_operator_ends_with_a_sentence(new_lane):
     lane = new_lane()
-    with lane.proxy.answering(404, lambda request: "/customresourcedefinitions/" in request.path):
+    with lane.proxy.answering(404, lambda request: request.path.endswith("/trainingsession.dev/v1alpha1")):
         lane.operator.start()
         lane.operator.wait(30)
     assert "cannot start: the definition trainingsessions.trainingsession.dev is not served" in lane.operator.said()

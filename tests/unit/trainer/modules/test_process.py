@@ -163,7 +163,13 @@ def test_a_stop_ends_the_process(run) -> None:
 def test_the_environment_holds_nothing_of_the_trainers(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("MONGODB_PASSWORD", "hunter2")
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "2")
+    for name in ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN", "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+                 "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "TRAININGSESSION_SERVICE_ACCOUNT"):  # fmt: skip
+        monkeypatch.setenv(name, "hunter2")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/tmp/authorities.pem")
     found = process.environment(tmp_path)
+    assert (found["HTTPS_PROXY"], found["REQUESTS_CA_BUNDLE"]) == ("http://proxy:3128", "/tmp/authorities.pem")
     assert found["TF_NUM_INTRAOP_THREADS"] == "2"
     assert found["HOME"] == str(tmp_path)
     assert "hunter2" not in found.values()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ _OF_ITS_OWN = {"skip_instance_cache": True, "use_listings_cache": False}
 """A shared instance would keep the credentials and listings of before."""
 _ONE_REQUEST = {"s3": {"max_concurrency": 1}, "gs": {"concurrency": 1}}
 """Several objects are read at once already."""
+_AWS_IDENTITY = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
+"""EKS sets one of them in the pods of a service account that has a role."""
+_SERVICE_ACCOUNT = "TRAININGSESSION_SERVICE_ACCOUNT"
+"""The operator sets it where the session names an account; GKE sets nothing."""
 _FINAL = ("NoCredentials", "PartialCredentials", "DefaultCredentials", "RefreshError", "ParamValidation", "Forbidden")
 
 _FINAL_ERRNO = (errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.EREMCHG)
@@ -82,8 +87,9 @@ class Bucket:
 def open_object(uri: str, credentials: Credentials, silence: float) -> Iterator[tuple[IO[bytes], int]]:
     """Open an object to read it from its beginning to its end, and give its size.
 
-    Without credentials only what is public can be read. `silence` is in seconds. Raises PermissionError or
-    FileNotFoundError where trying again would not help, DataError for unreadable credentials, else OSError.
+    Without credentials and without a service account that has a role only what is public can be read. `silence` is in
+    seconds. Raises PermissionError or FileNotFoundError where trying again would not help, DataError for unreadable
+    credentials, else OSError.
     """
     scheme, path = uri.split("://", 1)
     with (
@@ -119,9 +125,11 @@ def _system(scheme: str, credentials: Credentials, silence: float) -> Any:
 def _s3(credentials: Credentials, silence: float) -> Any:
     from s3fs import S3FileSystem
 
+    # Never the node's own role: without one of its own, the pod asks for nothing but what is public.
+    has_role = any(os.environ.get(name) for name in _AWS_IDENTITY)
     client = {"region_name": credentials.get("region"), "endpoint_url": credentials.get("endpoint")}
     return S3FileSystem(
-        anon=not credentials.get("accessKeyId"),
+        anon=not credentials.get("accessKeyId") and not has_role,
         key=credentials.get("accessKeyId"),
         secret=credentials.get("secretAccessKey"),
         token=credentials.get("sessionToken"),
@@ -144,4 +152,10 @@ def _gs(credentials: Credentials, silence: float) -> Any:
             raise DataError(
                 "Key serviceAccount.json of the address's Secret is not JSON; write the key file again."
             ) from error
-    return GCSFileSystem(token=token, endpoint_url=credentials.get("endpoint"), timeout=silence, **_OF_ITS_OWN)
+    elif os.environ.get(_SERVICE_ACCOUNT):
+        import google.auth.compute_engine
+
+        token = google.auth.compute_engine.Credentials()  # type: ignore[no-untyped-call]
+    # Unlike other clients, aiohttp takes a proxy from the environment only when it is told to.
+    way = {"session_kwargs": {"trust_env": True}, "timeout": silence}
+    return GCSFileSystem(token=token, endpoint_url=credentials.get("endpoint"), **way, **_OF_ITS_OWN)

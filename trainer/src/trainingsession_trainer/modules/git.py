@@ -112,7 +112,12 @@ def _attempt(repository: Repo, url: str, revision: str, credentials: tuple[str, 
         raise SpecError(
             f"spec.module.git.url {url} sends more than {PACK_BYTES >> 20} MiB for one commit; {_REMEDY}."
         ) from error
-    except (HTTPUnauthorized, HTTPProxyUnauthorized) as error:
+    except HTTPProxyUnauthorized as error:
+        raise DataError(
+            f"spec.module.git.url {url} is behind a proxy that asks for a password; "
+            "let it know the trainers by their addresses (trainer.proxy of the chart)."
+        ) from error
+    except HTTPUnauthorized as error:
         asked = "refuses the user and password of spec.module.git.secretName" if credentials else "asks for a password"
         raise SpecError(
             f"spec.module.git.url {url} {asked}; name a Secret with username and password that may read it."

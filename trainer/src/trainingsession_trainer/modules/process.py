@@ -31,6 +31,11 @@ _FIGURES = 32
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
 # Of the trainer's environment, what a process needs to find programs, GPU and processors.
 _KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
+# The cluster's proxy and authorities, for a module that fetches something itself; neither is secret.
+_KEPT_NETWORK = (
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+    "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+)  # fmt: skip
 _KEPT_PREFIXES = ("TF_", "OMP_", "CUDA_", "NVIDIA_", "XLA_", "KERAS_BACKEND")
 
 
@@ -107,7 +112,11 @@ def run(
 
 def environment(workdir: Path) -> dict[str, str]:
     """Give the process's environment: nothing of the trainer's own, and folders that it may write."""
-    kept = {key: value for key, value in os.environ.items() if key in _KEPT or key.startswith(_KEPT_PREFIXES)}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if key in (*_KEPT, *_KEPT_NETWORK) or key.startswith(_KEPT_PREFIXES)
+    }
     home = str(workdir)
     return {**kept, "HOME": home, "TMPDIR": home, "KERAS_HOME": f"{home}/.keras", "XDG_CACHE_HOME": f"{home}/.cache",
             "MPLCONFIGDIR": f"{home}/.matplotlib", "PYTHONUNBUFFERED": "1"}  # fmt: skip

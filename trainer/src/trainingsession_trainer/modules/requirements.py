@@ -17,6 +17,8 @@ from trainingsession_trainer.reporting import Reporter
 from trainingsession_trainer.structure import clip, shown
 
 FILE = "requirements.txt"
+_INDEX = "TRAININGSESSION_PACKAGE_INDEX"
+"""Address of the index that the chart names; one that an image of the user's names itself wins."""
 _LOCK_BYTES = 4 << 20
 _PIN = re.compile(
     r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^]]*\])?\s*==\s*(?P<version>[^\s;#*]+)(?=[\s;]|$)", re.ASCII
@@ -103,7 +105,7 @@ def install(code: Path, target: Path, reporter: Reporter, stop: Callable[[], boo
         raise SpecError(f"{FILE} of the module names other hashes than the index has ({words}); compile it again.")
     raise DataError(
         f"{FILE} of the module cannot be installed ({words}); "
-        "check its versions, and the pod's way to the package index (PIP_INDEX_URL of a module.image names another)."
+        "check its versions, and the pod's way to the package index (trainer.packageIndex of the chart names another)."
     )
 
 
@@ -113,8 +115,11 @@ def _pip(requirements: Path, target: Path, stop: Callable[[], bool]) -> str | No
     command += ["--no-cache-dir", "--no-input", "--disable-pip-version-check", "--no-warn-conflicts", "--quiet"]
     command += ["--retries", "2", "--timeout", "20", "--target", str(target), "--requirement", str(requirements)]
     log = requirements.with_suffix(".log")
+    environment = {**os.environ, "PYTHONPATH": ""}
+    if os.environ.get(_INDEX):
+        environment.setdefault("PIP_INDEX_URL", os.environ[_INDEX])
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": ""})
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
         try:
             while process.poll() is None:
                 if stop():
