@@ -136,7 +136,8 @@ def test_sessions_that_cannot_be_read_keep_nobodys_storage_from_being_looked_aft
         def sessions(self, namespace: str = "") -> Iterator[Json]:
             yield from super().sessions(namespace)
             for number, one in enumerate(POISON):
-                yield {"metadata": {"namespace": there, "name": f"p{number}", "uid": f"uid-{number}"}, **one}
+                metadata = {"namespace": there, "name": f"p{number}", "uid": f"uid-{number}", "resourceVersion": "1"}
+                yield {"metadata": metadata, **one}
 
     there, session = namespace, world.create(namespace, "digits")
     world.finish(session)
