@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 import builders
-from trainingsession_operator import jobs, plan, resource, status, trainer_pod
+from trainingsession_operator import jobs, plan, readable, resource, status, trainer_pod
+from trainingsession_operator.errors import SessionError
 from trainingsession_trainer.datasets import credentials
 
 Json = dict[str, Any]
@@ -221,3 +222,46 @@ def test_the_trainer_reads_a_users_secrets_where_they_are_mounted(repo):
     for folder in (trainer_pod.MODULE_SECRET_FOLDER, trainer_pod.MLFLOW_SECRET_FOLDER):
         assert f'Path("{folder}")' in source
     assert all(f'"{key}"' in source for key in trainer_pod.SECRET_KEYS)
+
+
+def form(schema: Json) -> Any:
+    """How `readable.py` writes down what the definition says of a field."""
+    match schema:
+        case {"enum": names}:
+            return tuple(names)
+        case {"pattern": pattern, "maxLength": 6}:
+            return pattern.strip("^$")
+        case {"type": "array", "items": items}:
+            return [form(items)]
+        case {"additionalProperties": items}:
+            return {"*": form(items)}
+        case {"type": "object"}:
+            return {name: form(below) for name, below in schema["properties"].items()}
+        case _:
+            return schema.get("format") if schema.get("format") == "date-time" else schema["type"]
+
+
+def plain(found: Any) -> Any:
+    match found:
+        case dict():
+            return {name: plain(below) for name, below in found.items()}
+        case [item] if isinstance(found, list):
+            return [plain(item)]
+        case _:
+            return getattr(found, "pattern", found)
+
+
+def test_the_operator_reads_every_field_of_a_status_in_the_form_that_the_definition_gives_it(schema):
+    assert plain(readable.FORM) == form(schema["status"])
+
+
+def test_values_of_which_the_operator_knows_a_few_are_those_of_the_definition(schema):
+    for path in ("resources.gpuWhenCached", "resources.gpuForHead", "artifacts.deletionPolicy", "reuseResult"):
+        found = schema["spec"]
+        for name in path.split("."):
+            found = found["properties"][name]
+        part, _, name = path.rpartition(".")
+        for value in found["enum"]:
+            builders.session(**({part: {name: value}} if part else {name: value}))
+        with pytest.raises(SessionError, match=rf"{name} is 'sometimes', and this operator knows .* and "):
+            builders.session(**({part: {name: "sometimes"}} if part else {name: "sometimes"}))

@@ -155,7 +155,7 @@ class MemoryRecords:
 
     def has_ended(self, session: Session) -> bool:
         self._ask()
-        return "ended" in self.documents.get(session.uid, {"ended": "before there was a record"})
+        return "ended" in self.documents.get(session.uid, {})
 
     def count_lost_job(self, session: Session) -> None:
         self._ask()

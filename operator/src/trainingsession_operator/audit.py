@@ -64,6 +64,7 @@ class Audit:
             # The look finds nothing, or another session of that name.
             self.queue.add(before[uid].key)
         self._judge_watch(listed)
+        self._forget_namespaces({namespace for namespace, _ in listed.values()})
         self.metrics.audited(len(missed), len(ghosts))
         if missed or ghosts:
             names = sorted({"/".join(listed[uid]) for uid in missed} | {"/".join(before[uid].key) for uid in ghosts})
@@ -87,6 +88,12 @@ class Audit:
             return False
         self.found(resource)
         return True
+
+    def _forget_namespaces(self, known: set[str]) -> None:
+        """Let the metrics of namespaces go that are not there any more; `known` are some that are."""
+        for namespace in self.metrics.namespaces() - known:
+            if self.cluster.namespace_uid(namespace) is None:
+                self.metrics.forget(namespace)
 
     def _judge_watch(self, listed: dict[str, Key]) -> None:
         untold = frozenset(uid for uid in listed if (one := self.index.get(uid)) and one.live and not one.told)

@@ -13,6 +13,7 @@ from . import missing, record_view
 from .cluster import Cluster
 from .errors import ConflictError
 from .mongodb import Document, translated
+from .readable import status_in
 from .resource import Json, is_ours, parse_session
 from .status import merge_patch
 from .storage import (
@@ -42,7 +43,7 @@ class Verdict:
 
 def claims_of(sessions: Iterable[Json]) -> dict[str, Json]:
     """UID → session of those that say, or did before their artifacts were lost, that they have succeeded."""
-    return {one["metadata"]["uid"]: one for one in sessions if is_ours(one) and _claims(one.get("status") or {})}
+    return {one["metadata"]["uid"]: one for one in sessions if is_ours(one) and _claims(status_in(one))}
 
 
 def check(
@@ -54,12 +55,12 @@ def check(
     then nothing was changed, and ApiError.
     """
     results = _results(database, list(claims))
-    wanted = {uid: missing.artifact_ids(one["status"], results.get(uid, {})) for uid, one in claims.items()}
+    wanted = {uid: missing.artifact_ids(status_in(one), results.get(uid, {})) for uid, one in claims.items()}
     there = _resolved(database, set[str]().union(*wanted.values()))
     now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     changed: dict[str, list[str]] = {}
     for uid, session in claims.items():
-        record, title, status = results.get(uid, {}), session["metadata"]["name"], session["status"]
+        record, title, status = results.get(uid, {}), session["metadata"]["name"], status_in(session)
         if record.get("large"):
             continue
         if record_view.accuracy(record) is None:

@@ -40,22 +40,18 @@ JOB_IS_MADE = "The Job is made; its pod follows."
 LAST_EXIT_CODES = (0, *FATAL_EXIT_CODES)
 
 
-def decide(session: Session, observed: Observed, now: datetime) -> Decision:
-    """Decide on a session that has been accepted and is not at its end."""
-    outlook = _outlook(session, observed, now)
-    status = status_of(session, observed, outlook, now)
+def decide(session: Session, observed: Observed, now: datetime, refused: State | None = None) -> Decision:
+    """Decide on a session that has been accepted and is not at its end.
+
+    `refused` is why no further Job may be made for it, the condition Failed that follows.
+    """
+    outlook = _outlook(session, observed, now, refused)
+    accepted = replace(refused, status="False") if refused is not None and outlook.end is refused else None
+    status = status_of(session, observed, outlook, now, accepted)
     return Decision(status, outlook.actions, None if outlook.end else outlook.look_again, outlook.chooses)
 
 
-def refuse(session: Session, reason: str, message: str, now: datetime) -> Decision:
-    """Refuse a session that cannot be run as it is. Its spec cannot change, so this is an end."""
-    end = State("True", reason, message)
-    outlook = Outlook("Failed", State("False", reason, message), State("False", reason, message), end)
-    status = status_of(session, Observed(step=None), outlook, now, accepted=State("False", reason, message))
-    return Decision(status, look_again=None)
-
-
-def _outlook(session: Session, observed: Observed, now: datetime) -> Outlook:
+def _outlook(session: Session, observed: Observed, now: datetime, refused: State | None) -> Outlook:
     """Go through the cases from the most final to the least."""
     job, record, step = observed.job, observed.record, observed.step
     if record is not None and record_view.accuracy(record) is not None and (job is None or has_ended(job)):
@@ -66,22 +62,24 @@ def _outlook(session: Session, observed: Observed, now: datetime) -> Outlook:
         waiting = _waiting(observed.waits.reason, observed.waits.message, LOOK_OUTSIDE)
         return waiting if job is None else replace(waiting, phase=_phase_before(session))
     if step is None:
-        return _next(session, plan.first(session, stored=observed.stored))
+        return _next(session, plan.first(session, stored=observed.stored), refused)
     ended = pods_say.last_end(pods_say.first_workers(observed.pods), record or {})
     if job is None or has_ended(job):
         code = None if job is None else ends.exit_code(job, ended)
         extracted = record_view.extracted(record or {}) and (job is None or ends.did_its_work(job))
         following = plan.following(step, exit_code=code, extracted=extracted)
         if following is not None:
-            return _next(session, following)
+            return _next(session, following, refused)
     over = _over_limit(session, observed, now)
     if job is None:
-        return _without_job(session, observed, plan.step_name(session, step), over)
+        return _without_job(session, observed, plan.step_name(session, step), refused or over)
     return _at_its_end(session, job, ended) if has_ended(job) else _before_its_end(session, observed, job, over, now)
 
 
-def _next(session: Session, step: plan.Step) -> Outlook:
-    return _suspended() if session.suspend else _choosing(step)
+def _next(session: Session, step: plan.Step, refused: State | None) -> Outlook:
+    if session.suspend:
+        return _suspended()
+    return _choosing(step) if refused is None else _failed(refused, None)
 
 
 def _at_its_end(session: Session, job: Mapping[str, Any], ended: pods_say.Ended | None) -> Outlook:

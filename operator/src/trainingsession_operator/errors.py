@@ -46,6 +46,15 @@ class StorageUnavailableError(WaitError):
     """MongoDB cannot be reached or does not do what was asked."""
 
 
+class UnreadableError(WaitError):
+    """The session cannot be read by this version of the operator; it waits for another one, or for its own change."""
+
+    @property
+    def away(self) -> bool:
+        """Nothing comes back by itself."""
+        return False
+
+
 class SessionError(OperatorError):
     """The session cannot be run as it is; `reason` is the reason of its condition."""
 

@@ -15,8 +15,9 @@ from .jobs import MANAGED_BY, MANAGED_LABEL, UID_LABEL
 from .metrics import Metrics
 from .newcomers import Newcomers
 from .queue import Key, WorkQueue
+from .readable import status_in
 from .resource import GROUP, KIND, PLURAL, VERSION, deletion_policy, is_ours, seconds_after_end
-from .status import failure, is_finished, pending_since
+from .status import failure, is_as_written, is_finished, pending_since
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ class Intake:
     def _note(self, resource: Mapping[str, Any], *, listed: bool, told: bool, echo: bool) -> None:
         metadata = resource["metadata"]
         key, generation = (metadata["namespace"], metadata["name"]), metadata.get("generation", 0)
-        phase, finished = _state(resource)
-        since = _pending_since(resource)
-        known = Known(key, phase, generation, finished, told, is_ours(resource), since)
+        status = status_in(resource)
+        phase, since = status.get("phase") or "Pending", _pending_since(resource)
+        known = Known(key, phase, generation, is_finished(status), told, is_ours(resource), since)
         before = self.index.put(metadata["uid"], known)
         if known.live:
             # The API server is back, or the user changed the spec: what failed may work now.
@@ -71,8 +72,8 @@ class Intake:
             just_ended = before is not None and before.live
             if just_ended:
                 # Not at the first list of all: what ended before this process began was counted by another.
-                self.metrics.finished(key[0], resource["status"], failure(resource["status"]))
-            if just_ended or seconds_after_end(resource) is not None:
+                self.metrics.finished(key[0], status, failure(status))
+            if just_ended or not is_as_written(status) or seconds_after_end(resource) is not None:
                 # Perhaps not by our word; or it is to be deleted some time after its end.
                 self.queue.add(key)
 
@@ -111,23 +112,10 @@ def subscribe(intake: Intake, why_dead: Callable[[], str]) -> kopf.OperatorRegis
     return registry
 
 
-def _state(resource: Mapping[str, Any]) -> tuple[str, bool]:
-    """Give the phase, and whether the session is at its end."""
-    status = resource.get("status") or {}
-    try:
-        return str(status.get("phase") or "Pending"), is_finished(status)
-    except (AttributeError, TypeError):
-        # Of another schema. The look at it says what is wrong, and is no loss to the others.
-        return "Unknown", False
-
-
 def _pending_since(resource: Mapping[str, Any]) -> float | None:
     """Give the time since which the session has been pending, in seconds since 1970; None where it is not."""
-    try:
-        since = pending_since(resource)
-        return datetime.fromisoformat(since).timestamp() if since else None
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None
+    since = pending_since(resource)
+    return datetime.fromisoformat(since).timestamp() if since else None
 
 
 def _wake(intake: Intake, uid: str) -> None:

@@ -22,8 +22,10 @@ from .cluster import Cluster
 from .deleted import note_deletions, remove_ended_checkpoints
 from .eviction import bytes_of, next_to_evict
 from .inventory import Inventory, safely
+from .readable import status_in
 from .recipe import recipe_digest
 from .records import Records
+from .resource import Json
 from .settings import Settings
 from .status import is_finished
 from .storage import NamespaceDatabase, Pace
@@ -193,8 +195,8 @@ class StorageKeeper:
 
     def _live_recipes(self, namespace: str) -> set[str]:
         """Recipes of the sessions that are not at their end; raises ApiError unless the API server listed all."""
-        live = (one for one in self.cluster.sessions(namespace) if not is_finished(one.get("status") or {}))
-        return {recipe for one in live if (recipe := recipe_digest(one.get("spec") or {})) is not None}
+        live = (one for one in self.cluster.sessions(namespace) if not is_finished(status_in(one)))
+        return {recipe for one in live if (recipe := _recipe(one)) is not None}
 
     def _tell(self, namespace: str, evicted: storage.Eviction, why: str) -> None:
         if evicted.bytes:
@@ -208,3 +210,11 @@ class StorageKeeper:
             evicted.shards,
             evicted.bytes,
         )
+
+
+def _recipe(resource: Json) -> str | None:
+    """Give the recipe of a session; None also where its spec is of another version, and it cannot run."""
+    try:
+        return recipe_digest(resource["spec"])
+    except (AttributeError, KeyError, TypeError):
+        return None

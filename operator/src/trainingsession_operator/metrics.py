@@ -107,6 +107,11 @@ class Metrics:
             ["namespace"], registry=registry,
         )  # fmt: skip
 
+        self._of_namespaces = (
+            self._finished, self._failed, self._gpu_seconds, self._gpu_saved, self._reused, self._computed,
+            self._stored, self._swept, self._halted,
+        )  # fmt: skip
+
         self._audited = Gauge(
             "trainingsession_audit_last_success_timestamp_seconds", "When the last complete audit ended; 0 before it.",
             registry=registry,
@@ -219,6 +224,16 @@ class Metrics:
     def halted(self, namespace: str, halted: bool) -> None:
         """The sweeper deletes nothing in this namespace, or does so again."""
         self._halted.labels(namespace).set(halted)
+
+    def namespaces(self) -> set[str]:
+        """All namespaces of which something is told that outlasts their sessions."""
+        families = (family for metric in self._of_namespaces for family in metric.collect())
+        return {sample.labels["namespace"] for family in families for sample in family.samples}
+
+    def forget(self, namespace: str) -> None:
+        """The namespace is gone; nothing more is told of it."""
+        for metric in self._of_namespaces:
+            metric.remove_by_labels({"namespace": namespace})
 
     def audited(self, missed: int, ghosts: int) -> None:
         """An audit was complete: so many sessions were not known, and so many known ones were not there."""

@@ -97,7 +97,7 @@ def _conditions(before: Mapping[str, Any], states: Mapping[str, State], now: str
     for kind, state in states.items():
         old = known.get(kind, {"type": kind, "observedGeneration": before.get("observedGeneration", 0)})
         if not _says(old, state):
-            time = old["lastTransitionTime"] if old.get("status") == state.status else now
+            time = (old.get("lastTransitionTime") if old.get("status") == state.status else None) or now
             new = {"status": state.status, "reason": state.reason, "message": state.message}
             known[kind] = old | new | {"lastTransitionTime": time}
     return list(known.values())

@@ -7,6 +7,7 @@ from http import HTTPStatus
 
 from . import plan, queueing
 from .cluster import Cluster
+from .ends import has_ended
 from .errors import ApiError, StorageUnavailableError
 from .identity import identity
 from .kueue import look_at_queue
@@ -66,6 +67,11 @@ class Observer:
         return Observed(
             job, tuple(pods), tuple(denials), record, waits, progress_due, step, tuple(earlier), stored, queue
         )
+
+    def is_at_work(self, session: Session) -> bool:
+        """Whether a Job of the session is there and not at its end."""
+        found = (self.cluster.job(session.namespace, name) for name in plan.names(session))
+        return any(job is not None and _owned(job, session) and not has_ended(job) for job in found)
 
     def _find_jobs(self, session: Session, record: Json | None) -> tuple[plan.Step | None, Json | None, list[Json]]:
         """Give the step that the session is at, its Job, and the Jobs of earlier steps where its own is not there."""

@@ -89,3 +89,5 @@ class Decision:
     look_again: float | None = LOOK_AGAIN
     chooses: plan.Step | None = None
     """The step that comes next. The status is written first, and then it is decided again at that step."""
+    has_record: bool = True
+    """Whether there is a record in which an end can be noted."""

@@ -30,6 +30,7 @@ from .status import (
 PERCENT_STEP = 10
 """Ten writes while extracting and ten while training, and what changes besides: fewer than 30 for a session."""
 DEFAULT_EPOCHS = 20
+NOT_YET = State("False", Reason.NOT_FINISHED, "The session is not at its end.")
 NOT_SUSPENDED = State("False", Reason.NOT_SUSPENDED, "spec.suspend is false.")
 PULLING = ("ErrImagePull", "ImagePullBackOff")
 
@@ -58,17 +59,16 @@ def status_of(
     session: Session, observed: Observed, outlook: Outlook, at: datetime, accepted: State | None = None
 ) -> Json:
     """Compute the whole status; what is not known now stays as it was."""
-    record, before, end, now = observed.record or {}, session.status, outlook.end, _time(at)
+    record, before, end, now = observed.record or {}, session.status, outlook.end, utc(at)
     ready = _settled(before, outlook.pods_ready)
-    not_yet = State("False", Reason.NOT_FINISHED, "The session is not at its end.")
     states = {
         ACCEPTED: accepted or State("True", Reason.ACCEPTED, "The spec is accepted."),
         PODS_READY: ready,
         RUNNING: replace(outlook.running, message=ready.message) if ready != outlook.pods_ready else outlook.running,
         SUSPENDED: outlook.suspended if not end else NOT_SUSPENDED,
-        COMPLETE: end if end and outlook.succeeded else (State("False", end.reason, end.message) if end else not_yet),
-        FAILED: end if end and not outlook.succeeded else (State("False", end.reason, end.message) if end else not_yet),
-        FINISHED: end or not_yet,
+        COMPLETE: end if end and outlook.succeeded else (State("False", end.reason, end.message) if end else NOT_YET),
+        FAILED: end if end and not outlook.succeeded else (State("False", end.reason, end.message) if end else NOT_YET),
+        FINISHED: end or NOT_YET,
     }
     quota = queueing.quota(session, observed.job, observed.queue, at)
     if quota is not None and not end and outlook.phase != "Suspended":
@@ -173,7 +173,8 @@ def _settled(before: Mapping[str, Any], now: State) -> State:
     return now
 
 
-def _time(now: datetime) -> str:
+def utc(now: datetime) -> str:
+    """Write a time as Kubernetes does."""
     return now.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 

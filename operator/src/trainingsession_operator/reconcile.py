@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -11,24 +12,25 @@ from datetime import UTC, datetime
 from . import jobs, plan
 from .budget import Budget
 from .cluster import Cluster
-from .decide import decide, refuse
-from .errors import ApiError, ConflictError, SessionError
+from .decide import decide
+from .errors import ApiError, ConflictError, OperatorError, SessionError, UnreadableError
 from .newcomers import Newcomers
 from .observe import REFUSALS, Observer
 from .observed import Action, CreateJob, Decision, DeleteJob, EndHelpers, EndJob, SetDeadline
 from .queue import Key
+from .readable import status_in
 from .records import Records
+from .refusals import failed_look, refuse, unreadable
 from .resource import Json, Session, is_ours, parse_session, seconds_after_end
 from .settings import Settings
 from .status import (
-    ACCEPTED,
     COMPLETE,
     FAILED,
     PODS_READY,
     SUSPENDED,
     Reason,
     State,
-    condition_of,
+    is_as_written,
     is_finished,
     merge_patch,
 )
@@ -60,6 +62,10 @@ class Reconciler:
     _ended: dict[Key, str] = field(default_factory=dict)
     """The resourceVersion with which this operator ended a session, until its event has come."""
 
+    @property
+    def _observer(self) -> Observer:
+        return Observer(self.settings, self.cluster, self.records)
+
     def look(self, key: Key) -> float | None:
         """Look at a session; returns the seconds until the next look, None where something must happen first."""
         came = self.newcomers.take(key)
@@ -72,34 +78,51 @@ class Reconciler:
         if not is_ours(resource):
             return None
         now = datetime.now(UTC)
-        if is_finished(resource.get("status") or {}) and not self._is_pretended(key, resource):
+        if is_finished(status_in(resource)) and not self._is_pretended(key, _bare(resource)):
             return self._after_end(resource, now)
         try:
             session = parse_session(resource)
-            jobs.check(session, self.settings)
         except SessionError as error:
             session = _bare(resource)
-            decision = refuse(session, error.reason, str(error), now)
-        else:
-            last = self._progress.get(key, float("-inf"))
-            observer = Observer(self.settings, self.cluster, self.records)
-            due = time.monotonic() >= last + PROGRESS_SECONDS
-            observed = observer.observe(session, progress_due=due, told=came.told if came else None)
-            decision = decide(session, observed, now)
-            is_new = decision.chooses is not None and not session.status
-            if decision.chooses is not None:
-                # In the status before anything is done about it: who comes after a crash must not choose again.
-                session = self._write(key, session, decision)
-                observed = observed.at(decision.chooses)
-                decision = decide(session, observed, now)
-            refused = self._act(session, observed.step, decision.actions, is_new)
-            if refused is not None:
-                decision = decide(session, replace(observed, waits=refused), now)
-            elif observed.step is not None and any(isinstance(action, CreateJob) for action in decision.actions):
-                if is_new:
-                    # The first write has said so; the next one tells how the Job's pod fares.
-                    return LOOK_AT_NEW_JOB
-                decision = _with_job_name(decision, plan.step_name(session, observed.step))
+            self._write(key, session, unreadable(session, str(error), now))
+            raise UnreadableError(str(error)) from error
+        try:
+            return self._look_at(key, session, now, came.told if came else None)
+        except OperatorError:
+            raise
+        except Exception as error:
+            with contextlib.suppress(OperatorError):
+                # Refused where something was written in this look; the next one fails before that.
+                self._write(key, session, failed_look(session, error, now))
+            raise
+
+    def _look_at(self, key: Key, session: Session, now: datetime, told: float | None) -> float | None:
+        refused: State | None = None
+        try:
+            jobs.check(session, self.settings)
+        except SessionError as error:
+            refused = State("True", error.reason, str(error))
+            if not session.status.get("placement"):
+                # No Job was made for it yet, and no record.
+                self._write(key, session, refuse(session, refused, now))
+                return None
+        due = time.monotonic() >= self._progress.get(key, float("-inf")) + PROGRESS_SECONDS
+        observed = self._observer.observe(session, progress_due=due, told=told)
+        decision = decide(session, observed, now, refused)
+        is_new = decision.chooses is not None and not session.status
+        if decision.chooses is not None:
+            # In the status before anything is done about it: who comes after a crash must not choose again.
+            session = self._write(key, session, decision)
+            observed = observed.at(decision.chooses)
+            decision = decide(session, observed, now, refused)
+        waits = self._act(session, observed.step, decision.actions, is_new)
+        if waits is not None:
+            decision = decide(session, replace(observed, waits=waits), now, refused)
+        elif observed.step is not None and any(isinstance(action, CreateJob) for action in decision.actions):
+            if is_new:
+                # The first write has said so; the next one tells how the Job's pod fares.
+                return LOOK_AT_NEW_JOB
+            decision = _with_job_name(decision, plan.step_name(session, observed.step))
         wait = self._may_write(key, session, decision)
         if wait:
             return wait if decision.look_again is None else min(wait, decision.look_again)
@@ -108,7 +131,7 @@ class Reconciler:
 
     def _may_write(self, key: Key, session: Session, decision: Decision) -> float:
         """Give 0, or the seconds that news of nothing but progress must wait for its turn."""
-        changes = merge_patch(session.status, decision.status)
+        changes = merge_patch(session.raw_status, decision.status)
         return self.budget.wait(key) if changes and changes.keys() <= PROGRESS else 0.0
 
     def forget(self, key: Key) -> None:
@@ -117,21 +140,18 @@ class Reconciler:
         self._ended.pop(key, None)
         self.budget.forget(key)
 
-    def _is_pretended(self, key: Key, resource: Json) -> bool:
-        """Whether somebody else wrote that the session is at its end: an end of ours is in the record before."""
-        if self._ended.pop(key, None) == resource["metadata"]["resourceVersion"]:
+    def _is_pretended(self, key: Key, session: Session) -> bool:
+        """Whether somebody else wrote that the session is at its end: an end of ours is in the record before.
+
+        Without that note, as of a refused session and where MongoDB came back empty or older, the status itself tells.
+        """
+        if self._ended.pop(key, None) == session.resource_version or self.records.has_ended(session):
             return False
-        try:
-            session = parse_session(resource)
-            jobs.check(session, self.settings)
-        except SessionError:
-            # Refused, and so without a record.
-            return False
-        return not self.records.has_ended(session)
+        return not is_as_written(session.status) or self._observer.is_at_work(session)
 
     def _after_end(self, resource: Json, now: datetime) -> float | None:
         """Delete a session that was to be kept only for a time; gives the seconds until then."""
-        kept, ended = seconds_after_end(resource), resource["status"].get("completionTime")
+        kept, ended = seconds_after_end(resource), status_in(resource).get("completionTime")
         if kept is None or not ended:
             return None
         left = kept - (now - datetime.fromisoformat(ended)).total_seconds()
@@ -185,11 +205,10 @@ class Reconciler:
 
     def _write(self, key: Key, session: Session, decision: Decision) -> Session:
         """Write the status where it differs; returns the session as it is then."""
-        changes = merge_patch(session.status, decision.status)
+        changes = merge_patch(session.raw_status, decision.status)
         if not changes:
             return session
-        refused = condition_of(decision.status, ACCEPTED)["status"] == "False"
-        if is_finished(decision.status) and not refused:
+        if is_finished(decision.status) and decision.has_record:
             # Before the status: who finds an end without it knows that it was not the operator who wrote it.
             self.records.note_end(session, decision.status["phase"])
         version = self.cluster.patch_status(session, changes)
@@ -210,7 +229,7 @@ class Reconciler:
         new = decision.status.get("lastDisruption") or {}
         if "lastDisruption" in changes and new:
             self._event(session, new["pod"], "Warning", "Disrupted", f"Pod {new['pod']}: {new.get('message', '')}")
-        return replace(session, status=decision.status, resource_version=version)
+        return replace(session, status=decision.status, raw_status=decision.status, resource_version=version)
 
     def _event(self, session: Session, about: str, kind: str, reason: str, message: str) -> None:
         try:

@@ -44,6 +44,7 @@ class Records:
     def __init__(self, server: Server, cluster: Cluster) -> None:
         """Raises StartError for an address that cannot be used; does not wait for MongoDB."""
         self._client = connect(server.uri)
+        self._cluster = cluster
         self._tenants = Tenants(self._client, server, cluster)
 
     def close(self) -> None:
@@ -150,13 +151,18 @@ class Records:
             sessions.update_one(mine, [stage])
 
     def has_ended(self, session: Session) -> bool:
-        """Whether the session's end was noted, or its record cannot tell: it is gone, or of an older operator."""
-        sessions = self._tenants.database(session.namespace)[COLLECTION]
+        """Whether the session's end was noted, or its record is of an older operator, which did not note ends."""
+        uid = self._cluster.namespace_uid(session.namespace)
+        if uid is None:
+            # It goes with its namespace.
+            return True
+        # Only read: neither user nor Secret are made for a session that was refused.
+        sessions = self.namespace_database(session.namespace, uid)[COLLECTION]
         with translated("read the record"):
             found = sessions.find_one({"_id": session.uid}, {"ended": 1, "recordVersion": 1})
-        return (
-            found is None or "ended" in found or (record_view.whole(found.get("recordVersion")) or 0) < RECORD_VERSION
-        )
+        if found is None:
+            return False
+        return "ended" in found or (record_view.whole(found.get("recordVersion")) or 0) < RECORD_VERSION
 
     def count_lost_job(self, session: Session) -> None:
         """Note that the session's Job vanished and was made again."""

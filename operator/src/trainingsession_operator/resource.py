@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from .errors import SessionError
+from .readable import status_in
 
 GROUP = "trainingsession.dev"
 VERSION = "v1alpha1"
@@ -21,6 +22,7 @@ KIND = "TrainingSession"
 API_VERSION = f"{GROUP}/{VERSION}"
 CONTROLLER = f"{GROUP}/operator"
 """This operator in `spec.managedBy`."""
+
 
 Json = dict[str, Any]
 
@@ -72,6 +74,9 @@ class Session:
     generation: int
     spec: Mapping[str, Any]
     status: Mapping[str, Any]
+    """What can be read of it."""
+    raw_status: Mapping[str, Any]
+    """The whole of it, which a patch must put right."""
     resources: Resources
     scheduling: Scheduling
     run_policy: RunPolicy
@@ -114,12 +119,13 @@ def parse_session(resource: Mapping[str, Any]) -> Session:
             resource_version=metadata["resourceVersion"],
             generation=metadata.get("generation", 0),
             spec=spec,
-            status=resource.get("status") or {},
+            status=status_in(resource),
+            raw_status=raw if isinstance(raw := resource.get("status"), Mapping) else {},
             resources=Resources(
                 gpus=int(resources.get("gpus", Resources.gpus)),
                 gpu_resource_name=str(resources.get("gpuResourceName", Resources.gpu_resource_name)),
-                gpu_when_cached=str(resources.get("gpuWhenCached", Resources.gpu_when_cached)),
-                gpu_for_head=str(resources.get("gpuForHead", Resources.gpu_for_head)),
+                gpu_when_cached=_choice(resources, "gpuWhenCached", ("never", "always")),
+                gpu_for_head=_choice(resources, "gpuForHead", ("always", "never")),
                 workers=int(resources.get("workers", Resources.workers)),
                 cpu=str(resources.get("cpu", Resources.cpu)),
                 memory=str(resources.get("memory", Resources.memory)),
@@ -140,8 +146,8 @@ def parse_session(resource: Mapping[str, Any]) -> Session:
                 max_disruptions=int(policy.get("maxDisruptions", RunPolicy.max_disruptions)),
             ),
             suspend=spec.get("suspend", False) is True,
-            deletion_policy=str(spec.get("artifacts", {}).get("deletionPolicy", "Retain")),
-            reuse_result=str(spec.get("reuseResult", "Never")),
+            deletion_policy=_choice(spec.get("artifacts", {}), "deletionPolicy", ("Retain", "Delete")),
+            reuse_result=_choice(spec, "reuseResult", ("Never", "IfIdentical")),
             created_at=str(metadata.get("creationTimestamp", "")),
             dataset_claim=spec["dataset"].get("claimName"),
             dataset_secret=spec["dataset"].get("secretName"),
@@ -154,9 +160,10 @@ def parse_session(resource: Mapping[str, Any]) -> Session:
             test_subset=Decimal(str(spec["dataset"].get("testSubset", subset))),
         )
     except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+        words = f"{error} is missing" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
         raise SessionError(
             "InvalidSpec",
-            f"The spec cannot be read ({type(error).__name__}: {error}); "
+            f"The spec cannot be read ({words[:300]}); "
             "check that the definition in the cluster is that of this operator's version.",
         ) from error
 
@@ -187,6 +194,14 @@ def deletion_policy(resource: Mapping[str, Any]) -> str:
     artifacts = spec.get("artifacts") if isinstance(spec, Mapping) else None
     says = artifacts.get("deletionPolicy") if isinstance(artifacts, Mapping) else None
     return "Delete" if says == "Delete" else "Retain"
+
+
+def _choice(part: Mapping[str, Any], name: str, known: tuple[str, ...]) -> str:
+    """Give one of the values that this operator knows, the first where none is named; ValueError for another."""
+    value = part.get(name, known[0])
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}, and this operator knows {' and '.join(known)}")
+    return str(value)
 
 
 def _seconds(value: Any) -> int | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .readable import status_in
 from .resource import Json
 
 ACCEPTED, QUOTA_RESERVED, PODS_READY, RUNNING = "Accepted", "QuotaReserved", "PodsReady", "Running"
@@ -23,6 +24,7 @@ class Reason:
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     SERVICE_ACCOUNT_NOT_ALLOWED = "ServiceAccountNotAllowed"
     INVALID_SPEC = "InvalidSpec"
+    LOOK_FAILED = "LookFailed"
 
     STORAGE_UNAVAILABLE = "StorageUnavailable"
     JOB_REFUSED = "JobRefused"
@@ -87,6 +89,16 @@ def is_finished(status: Mapping[str, Any]) -> bool:
     return any(c.get("type") == FINISHED and c.get("status") == "True" for c in status.get("conditions") or [])
 
 
+def is_as_written(status: Mapping[str, Any]) -> bool:
+    """Whether the end of a finished session is told as the operator tells it; a hand changes a word or two."""
+    said = {c.get("type"): c.get("status") for c in status.get("conditions") or []}
+    succeeded = said.get(COMPLETE) == "True"
+    ended = {COMPLETE: str(succeeded), FAILED: str(not succeeded), FINISHED: "True"}
+    others = {PODS_READY: "False", RUNNING: "False", SUSPENDED: "False"}
+    phase = "Succeeded" if succeeded else "Failed"
+    return (ended | others).items() <= said.items() and status.get("phase") == phase and "completionTime" in status
+
+
 def condition_of(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     """Give the condition of that type; empty where there is none."""
     return next((c for c in status.get("conditions") or [] if c.get("type") == kind), {})
@@ -105,13 +117,14 @@ def pending_since(resource: Mapping[str, Any]) -> str | None:
 
     None in another phase, and while it waits in a queue: that is what queues are for.
     """
-    status = resource.get("status") or {}
+    status = status_in(resource)
     queued = condition_of(status, QUOTA_RESERVED).get("status") == "False"
     if (status.get("phase") or "Pending") != "Pending" or is_finished(status) or queued:
         return None
     waiting = condition_of(status, RUNNING)
     since = waiting.get("lastTransitionTime") if waiting.get("status") == "False" else None
-    return str(since or resource["metadata"]["creationTimestamp"])
+    made: str | None = resource["metadata"].get("creationTimestamp")
+    return since or made
 
 
 def conditions(states: Mapping[str, State], before: Mapping[str, Any], generation: int, now: str) -> list[Json]:

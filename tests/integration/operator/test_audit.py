@@ -11,12 +11,14 @@ from operator_world import World
 from trainingsession_operator import cluster as cluster_module
 from trainingsession_operator.audit import Audit
 from trainingsession_operator.cluster import Cluster
+from trainingsession_operator.decide import decide
 from trainingsession_operator.errors import ApiError
 from trainingsession_operator.handlers import Intake
 from trainingsession_operator.health import Watchdog
 from trainingsession_operator.index import Known, SessionIndex
 from trainingsession_operator.metrics import Metrics
 from trainingsession_operator.newcomers import Newcomers
+from trainingsession_operator.observed import Observed
 from trainingsession_operator.queue import WorkQueue
 
 Json = dict[str, Any]
@@ -151,13 +153,27 @@ def test_a_lost_session_that_is_deleted_is_no_reason_any_more(world, audited):
     assert audited.audit.why_lost() == ""
 
 
+def test_metrics_of_a_namespace_that_is_gone_go_and_others_stay(world, audited):
+    there, empty, gone = world.namespace, "default", "gone"
+    world.create("digits")
+    for namespace in (there, empty, gone):
+        audited.metrics.finished(namespace, {"phase": "Failed", "gpuSeconds": 5}, "OutOfMemory")
+        audited.metrics.measured(namespace, "features", 7)
+        audited.metrics.halted(namespace, halted=True)
+        audited.metrics.swept(namespace, 1)
+    audited.audit.round()
+    told = audited.metrics.expose().decode()
+    assert audited.metrics.namespaces() == {there, empty}
+    assert f'namespace="{gone}"' not in told
+    assert f'trainingsession_failed_total{{namespace="{empty}",reason="OutOfMemory"}} 1.0' in told
+
+
 def test_a_session_that_ended_while_nobody_watched_is_taken_in_as_it_is(world, audited):
     session = world.create("digits")
-    finished = {"type": "Finished", "status": "True", "reason": "ResultPublished", "message": "",
-                "lastTransitionTime": "2024-05-06T12:00:00Z"}  # fmt: skip
+    seen = Observed(builders.job(("Complete", "Done", "")), record=builders.record(result=builders.result()))
     world.custom.patch_namespaced_custom_object_status(
         "trainingsession.dev", "v1alpha1", world.namespace, "trainingsessions", "digits",
-        {"status": {"phase": "Succeeded", "conditions": [finished]}},
+        {"status": decide(builders.session(), seen, builders.NOW).status},
     )  # fmt: skip
     audited.audit.round()
     audited.audit.round()

@@ -121,6 +121,34 @@ def test_nothing_is_evicted_where_the_list_of_sessions_is_not_complete(world, ap
     assert sets(database) == set()
 
 
+POISON = [
+    {"spec": "text", "status": "text"},
+    {"spec": {"dataset": [1], "baseModel": 3}},
+    {"spec": {"artifacts": 3, "managedBy": {}}, "status": {"conditions": "none"}},
+    {"status": {"conditions": [{"type": "Finished", "status": "True"}, 3], "phase": "Succeeded", "artifacts": ["x"]}},
+]
+
+
+def test_sessions_that_cannot_be_read_keep_nobodys_storage_from_being_looked_after(world, api, namespace, caplog):
+    class Poisoned(Cluster):
+        """Lists sessions besides, of a definition that lets everything through."""
+
+        def sessions(self, namespace: str = "") -> Iterator[Json]:
+            yield from super().sessions(namespace)
+            for number, one in enumerate(POISON):
+                metadata = {"namespace": there, "name": f"p{number}", "uid": f"uid-{number}", "resourceVersion": "1"}
+                yield {"metadata": metadata, **one}
+
+    there, session = namespace, world.create(namespace, "digits")
+    world.finish(session)
+    database = world.database(session)
+    store_set(database, "old", used=DAY, shards=4)
+    with caplog.at_level(logging.WARNING):
+        world.keeper(Poisoned(api)).round()
+    assert sets(database) == set()
+    assert f"of namespace {namespace}" not in caplog.text
+
+
 def test_all_pages_of_sessions_are_read(world, namespace):
     names = {f"digits-{index}" for index in range(103)}
     for name in names:

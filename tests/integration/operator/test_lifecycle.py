@@ -10,6 +10,7 @@ import pytest
 from bson import ObjectId
 from kubernetes.client import ApiException
 
+import builders
 from builders import condition, result
 from operator_world import Json, Killed, Killer, World
 from trainingsession_operator.errors import ConflictError
@@ -195,6 +196,71 @@ def test_an_end_that_was_written_by_hand_before_anything_was_made_is_overwritten
     world.operator().look(key)
     assert phase(world) == "Pending"
     assert len(world.jobs()) == 1
+
+
+def test_an_end_that_was_written_by_hand_before_the_session_was_looked_at_is_overwritten_too(world):
+    world.create(NAME)
+    pretend(world, completionTime="2024-05-06T12:00:00Z")
+    world.operator().look((world.namespace, NAME))
+    assert phase(world) == "Pending"
+    assert len(world.jobs()) == 1
+
+
+@pytest.mark.parametrize("restored", ["empty", "older"])
+@pytest.mark.parametrize("ends", ["Complete", "Failed", "refused"])
+def test_a_true_end_is_left_alone_when_mongodb_came_back_empty_or_older(world, restored, ends):
+    large = {"head": {"layers": [{"type": "Dense", "config": {"name": "x" * 20_000}}] * 6}} if ends == "refused" else {}
+    world.create(NAME, **large)
+    operator, key = world.operator(), (world.namespace, NAME)
+    operator.look(key)
+    if ends == "Complete":
+        world.publish(NAME)
+    if ends != "refused":
+        world.end_job(ends)
+        operator.look(key)
+    before = world.session(NAME)
+    if restored == "older":
+        world.database()["sessions"].update_one({}, {"$unset": {"ended": 1, "result": 1}})
+    else:
+        world.database()["sessions"].delete_many({})
+    killer = Killer()
+    assert world.operator(killer).look(key) is None
+    assert killer.writes == []
+    assert world.session(NAME) == before
+
+
+def test_a_copied_end_is_none_while_the_job_is_at_work(world):
+    world.create("true")
+    operator, key = world.operator(), (world.namespace, NAME)
+    operator.look((world.namespace, "true"))
+    world.publish("true")
+    world.end_job("Complete")
+    operator.look((world.namespace, "true"))
+    world.create(NAME)
+    operator.look(key)
+    pretend(world, **world.session("true")["status"])
+    world.operator().look(key)
+    assert phase(world) == "Pending"
+
+
+def test_a_job_that_runs_when_the_settings_become_stricter_is_not_told_to_have_failed(world):
+    world.create(
+        NAME, module={"image": {"name": f"example.org/team/head@sha256:{'a' * 64}", "entryPoint": "head:train"}}
+    )
+    operator, key = world.operator(), (world.namespace, NAME)
+    operator.settings = builders.settings(MODULE_IMAGES="example.org/team")
+    operator.look(key)
+    world.run_pod()
+    strict = world.operator()
+    strict.look(key)
+    assert phase(world) == "Extracting"
+    world.delete_pods()
+    world.delete_job(world.jobs()[0].metadata.name)
+    strict.look(key)
+    assert (phase(world), why(world, "Failed")) == ("Failed", ("True", "ImageNotAllowed"))
+    assert world.jobs() == []
+    operator.look(key)
+    assert phase(world) == "Failed", "an end, although the settings allow it again"
 
 
 def test_a_true_end_is_left_alone_by_every_operator(world):

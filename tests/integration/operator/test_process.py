@@ -14,10 +14,12 @@ import pytest
 import yaml
 from kubernetes import client, watch
 
+import builders
 from operator_world import World
 from real_apiserver import RealApiServer
 from real_mongod import RealMongod
 from running_operator import RunningOperator
+from trainingsession_operator.readable import readable
 from trainingsession_operator.records import COLLECTION
 from trainingsession_operator.resource import GROUP, PLURAL, VERSION
 
@@ -159,7 +161,8 @@ def test_a_deletion_that_was_seen_is_noted_although_the_operator_ends_right_afte
     assert "deletedAt" in record
 
 
-def test_a_session_that_no_operator_can_read_costs_no_other_anything(world, run, tools, define, repo, tmp_path):
+@pytest.fixture
+def lenient(world, tools, define, repo, tmp_path) -> Iterator[World]:
     """On an API server with a definition that lets everything through, as a newer one or a hand's might."""
     folder = tmp_path / "apiserver"
     folder.mkdir()
@@ -168,39 +171,69 @@ def test_a_session_that_no_operator_can_read_costs_no_other_anything(world, run,
         server.start()
         api = server.client()
         definition = yaml.safe_load((repo / "manifests/crd/trainingsessions.yaml").read_text())
-        version = definition["spec"]["versions"][0]
-        lenient = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-        version["schema"]["openAPIV3Schema"] = lenient
+        everything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+        definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = everything
         loose = tmp_path / "definition.yaml"
         loose.write_text(yaml.safe_dump(definition))
         define(api, loose)
-        there = World(api, world.mongodb, world.namespace)
-        core = client.CoreV1Api(api)
-        core.create_namespace({"metadata": {"name": world.namespace}})
-        bodies = {
-            "text": {"spec": "text"},
-            "none": {},
-            "list": {"spec": {"dataset": [1], "baseModel": 3}},
-            "status": {"spec": {}},
-        }
-        for name, body in bodies.items():
-            metadata = {"name": name, "namespace": world.namespace}
-            whole = {"apiVersion": f"{GROUP}/{VERSION}", "kind": "TrainingSession", "metadata": metadata, **body}
-            there.custom.create_namespaced_custom_object(GROUP, VERSION, world.namespace, PLURAL, copy.deepcopy(whole))
-        poison = {"status": {"conditions": "none", "phase": 7}}
-        there.custom.patch_namespaced_custom_object_status(GROUP, VERSION, world.namespace, PLURAL, "status", poison)
-        operator = run(api=api)
-        operator.wait_for_line("serving sessions of")
-        good = there.create("good")
-        wait_for_status(there, "good", lambda status: "jobName" in status)
-        for name in ("text", "none", "list"):
-            status = wait_for_status(there, name, lambda status: status.get("phase") == "Failed")
-            assert {c["reason"] for c in status["conditions"] if c["type"] == "Failed"} == {"InvalidSpec"}
-        (job,) = there.jobs()
-        assert job.metadata.owner_references[0].uid == good["metadata"]["uid"]
-        assert operator.probe("HEALTH_PORT", "/healthz")[0] == 200
+        client.CoreV1Api(api).create_namespace({"metadata": {"name": world.namespace}})
+        yield World(api, world.mongodb, world.namespace)
     finally:
         server.stop()
+
+
+UNREADABLE = {
+    "text": "text",
+    "none": None,
+    "list": {"dataset": [1], "baseModel": 3},
+    "newer": {**builders.SPEC, "resources": {**builders.SPEC["resources"], "gpuWhenCached": "sometimes"}},
+}
+POISON = {
+    "text": "text",
+    "conditions": {"conditions": "none", "phase": 7, "attempts": "many", "placement": ["x"]},
+    "newer": {"phase": "Paused", "conditions": [{"type": "Paused", "status": "Perhaps"}], "progress": {"percent": "x"}},
+    "finished": {"conditions": [{"type": "Finished", "status": "True"}], "completionTime": "yesterday"},
+}
+"""Of sessions that can be read otherwise."""
+
+
+def test_sessions_that_no_operator_can_read_are_told_so_cost_no_other_anything_and_recover_when_mended(lenient, run):
+    where = (GROUP, VERSION, lenient.namespace, PLURAL)
+    for name, spec in UNREADABLE.items():
+        body = {"apiVersion": f"{GROUP}/{VERSION}", "kind": "TrainingSession", "spec": copy.deepcopy(spec)}
+        body["metadata"] = {"name": name, "namespace": lenient.namespace}
+        lenient.custom.create_namespaced_custom_object(*where, body)
+    for name, status in POISON.items():
+        lenient.create(f"status-{name}")
+        whole = lenient.session(f"status-{name}") | {"status": status}
+        lenient.custom.replace_namespaced_custom_object_status(*where, f"status-{name}", whole)
+    operator = run(api=lenient.api)
+    operator.wait_for_line("serving sessions of")
+    good = lenient.create("good")
+    wait_for_status(lenient, "good", lambda status: "jobName" in status)
+    for name in UNREADABLE:
+        status = wait_for_status(lenient, name, lambda status: status.get("phase") == "Pending")
+        found = builders.condition(status, "Accepted")
+        assert (found["status"], found["reason"]) == ("False", "InvalidSpec")
+        assert found["message"].startswith("The spec cannot be read (")
+    assert "gpuWhenCached is 'sometimes', and this operator knows never and always" in found["message"]
+    for name in POISON:
+        status = wait_for_status(lenient, f"status-{name}", lambda status: "jobName" in status)
+        assert (status["phase"], readable(status)) == ("Pending", status)
+    owners = {job.metadata.owner_references[0].name for job in lenient.jobs()}
+    assert owners == {"good", *(f"status-{name}" for name in POISON)}
+    assert operator.probe("HEALTH_PORT", "/healthz")[0] == 200
+    assert sample(operator, "workqueue_keys_in_backoff") == len(UNREADABLE)
+    said = [line["message"] for line in operator.lines if f"{lenient.namespace}/newer" in line["message"]]
+    assert any("this operator knows never and always" in line and "trying again in" in line for line in said)
+
+    mended = lenient.session("newer")
+    mended["spec"]["resources"]["gpuWhenCached"] = "always"
+    lenient.custom.replace_namespaced_custom_object(*where, "newer", mended)
+    status = wait_for_status(lenient, "newer", lambda status: "jobName" in status)
+    assert builders.condition(status, "Accepted")["status"] == "True"
+    assert sample(operator, "workqueue_keys_in_backoff") == len(UNREADABLE) - 1
+    assert lenient.session("good")["metadata"]["uid"] == good["metadata"]["uid"]
 
 
 def test_mongodb_gone_is_unready_and_healthy_and_back_is_ready(world, run, tmp_path):

@@ -293,6 +293,38 @@ def test_a_job_that_is_lost_and_cannot_be_made_again_for_long_is_not_lost_again(
     assert "(1 of 3)" in condition(world.session("digits")["status"], "PodsReady")["message"]
 
 
+def test_a_bug_that_one_session_meets_is_told_in_its_condition_and_gone_with_the_bug(world):
+    world.create("digits")
+    operator, key = world.operator(), (world.namespace, "digits")
+    for _ in range(2):
+        operator.look(key)
+    before = world.session("digits")["status"]
+
+    class Failing(Records):
+        """Meets a record of which nobody thought."""
+
+        def prepare(self, *_: Any) -> Json:
+            raise KeyError("secret")
+
+    whole, operator.records = operator.records, Failing(Server(world.mongodb, managed_users=False), operator.cluster)
+    world.opened.append(operator.records)
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            operator.look(key)
+    session = world.session("digits")
+    found = condition(session["status"], "Accepted")
+    assert (found["status"], found["reason"]) == ("Unknown", "LookFailed")
+    assert "secret" not in str(session["status"])
+    assert session["metadata"]["generation"] == session["status"]["observedGeneration"]
+    operator.records = whole
+    operator.look(key)
+    assert comparable_conditions(world.session("digits")["status"]) == comparable_conditions(before)
+
+
+def comparable_conditions(status: Json) -> list[tuple[str, ...]]:
+    return [(c["type"], c["status"], c["reason"], c["message"]) for c in status["conditions"]]
+
+
 def test_without_storage_no_job_is_made_and_the_session_says_so(world):
     world.create("digits")
     operator = world.operator()

@@ -27,7 +27,7 @@ from builders import (
     worker,
 )  # fmt: skip
 from trainingsession_operator import plan
-from trainingsession_operator.decide import decide, refuse
+from trainingsession_operator.decide import decide
 from trainingsession_operator.jobs import ATTEMPTS_ANNOTATION
 from trainingsession_operator.observed import CreateJob, Decision, EndHelpers, Observed, SetDeadline
 from trainingsession_operator.status import CONDITIONS, QUOTA_RESERVED, State, merge_patch
@@ -552,14 +552,6 @@ def test_what_is_not_known_now_stays_as_it_was():
     known = {"samples": {"train": 1}, "features": {"key": "k"}, "trainer": {"image": "i"}, "startTime": EARLIER}
     status = decided(Observed(job(), waits=STORAGE_AWAY), {**MADE, **known}).status
     assert {key: status[key] for key in known} == known
-
-
-def test_a_refused_session_is_at_its_end():
-    decision = refuse(session(), "SpecTooLarge", "The spec is too large.", NOW)
-    assert told(decision) == ("Failed", "SpecTooLarge", "The spec is too large.")
-    assert condition(decision.status, "Accepted")["status"] == "False"
-    assert condition(decision.status, "Finished")["status"] == "True"
-    assert (decision.actions, decision.look_again) == ((), None)
 
 
 def test_a_new_attempt_does_not_show_what_another_one_wrote():

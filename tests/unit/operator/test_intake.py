@@ -11,6 +11,8 @@ from trainingsession_operator.metrics import Metrics
 from trainingsession_operator.newcomers import Newcomers
 from trainingsession_operator.queue import WorkQueue
 
+LONG_AGO = "2020-01-01T00:00:00Z"
+
 
 @pytest.fixture
 def metrics() -> Metrics:
@@ -18,11 +20,15 @@ def metrics() -> Metrics:
 
 
 def resource(phase: str, *, finished: bool, generation: int = 1, ttl: int | None = None) -> dict[str, object]:
-    condition = {"type": "Finished", "status": str(finished)}
+    said = {"Finished": finished}
+    if finished:
+        said |= dict.fromkeys(("PodsReady", "Running", "Suspended"), False)
+        said |= {"Complete": phase == "Succeeded", "Failed": phase == "Failed"}
+    conditions = [{"type": kind, "status": str(is_so)} for kind, is_so in said.items()]
     return {
         "metadata": {"namespace": "a", "name": "s", "uid": "u", "resourceVersion": "5", "generation": generation},
         "spec": {"runPolicy": {"ttlSecondsAfterFinished": ttl}} if ttl is not None else {},
-        "status": {"phase": phase, "conditions": [condition]},
+        "status": {"phase": phase, "conditions": conditions, **({"completionTime": LONG_AGO} if finished else {})},
     }
 
 
@@ -59,6 +65,18 @@ def test_after_a_restart_what_had_ended_is_no_news(intake, metrics):
         intake.told({"type": kind, "object": resource("Succeeded", finished=True)})
     assert finished(metrics) is None
     assert len(intake.queue) == 0
+
+
+@pytest.mark.parametrize(
+    "hand",
+    [{"phase": "Failed"}, {"completionTime": None}, {"conditions": [{"type": "Finished", "status": "True"}]}],
+    ids=["another phase", "no time", "one condition"],
+)
+def test_after_a_restart_an_end_that_does_not_look_like_the_operators_is_looked_at(intake, hand):
+    session = resource("Succeeded", finished=True)
+    session["status"] |= hand
+    intake.told({"type": None, "object": session})
+    assert len(intake.queue) == 1
 
 
 def test_a_session_of_another_controller_is_left_alone(intake, metrics):
@@ -146,9 +164,6 @@ def pending(metrics: Metrics, intake: Intake) -> float | None:
     return metrics.registry.get_sample_value("trainingsession_longest_pending_seconds", {"namespace": "a"})
 
 
-LONG_AGO = "2020-01-01T00:00:00Z"
-
-
 @pytest.mark.parametrize(
     ("phase", "conditions", "waits"),
     [
@@ -157,7 +172,7 @@ LONG_AGO = "2020-01-01T00:00:00Z"
         ("Pending", [{"type": "QuotaReserved", "status": "False", "lastTransitionTime": LONG_AGO}], False),
         ("Training", [{"type": "Running", "status": "True", "lastTransitionTime": LONG_AGO}], False),
         ("Suspended", [], False),
-        ("Pending", [{"type": "Running", "status": "False", "lastTransitionTime": "yesterday"}], False),
+        ("Pending", [{"type": "Running", "status": "False", "lastTransitionTime": "yesterday"}], True),
     ],
 )
 def test_only_a_pending_session_outside_of_a_queue_waits(intake, metrics, phase, conditions, waits):
@@ -172,7 +187,7 @@ def test_only_a_pending_session_outside_of_a_queue_waits(intake, metrics, phase,
 def test_a_failure_is_counted_by_its_reason(intake, metrics, reason, counted):
     intake.told({"type": "ADDED", "object": resource("Training", finished=False)})
     failed = resource("Failed", finished=True)
-    failed["status"]["conditions"].append({"type": "Failed", "status": "True", "reason": reason})
+    next(c for c in failed["status"]["conditions"] if c["type"] == "Failed")["reason"] = reason
     intake.told({"type": "MODIFIED", "object": failed})
     labels = {"namespace": "a", "reason": counted}
     assert metrics.registry.get_sample_value("trainingsession_failed_total", labels) == 1
