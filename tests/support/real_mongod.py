@@ -24,13 +24,19 @@ def free_port() -> int:
 
 
 class RealMongod:
-    """One mongod process; `arguments` go to its command line (for authentication, for example), `prefix` before it."""
+    """One mongod process; `arguments` go to its command line (for authentication, for example), `prefix` before it.
 
-    def __init__(self, folder: Path, arguments: tuple[str, ...] = (), prefix: tuple[str, ...] = ()) -> None:
+    Without `replica_set` it is a standalone server.
+    """
+
+    def __init__(
+        self, folder: Path, arguments: tuple[str, ...] = (), prefix: tuple[str, ...] = (), replica_set: str = "rs0"
+    ) -> None:
         self.folder = folder
         self.port = free_port()
         self.arguments = arguments
         self.prefix = prefix
+        self.replica_set = replica_set
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -49,7 +55,8 @@ class RealMongod:
             [
                 *self.prefix,
                 str(mongod_binary()), "--dbpath", str(data), "--port", str(self.port), "--bind_ip", "127.0.0.1",
-                "--replSet", "rs0", "--wiredTigerCacheSizeGB", "0.25", "--nounixsocket",
+                *(["--replSet", self.replica_set] if self.replica_set else []),
+                "--wiredTigerCacheSizeGB", "0.25", "--nounixsocket",
                 "--logpath", str(self.folder / "mongod.log"), "--logappend", *self.arguments,
             ],
             stdin=subprocess.DEVNULL,

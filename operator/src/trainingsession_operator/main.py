@@ -90,7 +90,10 @@ def run(settings: Settings) -> None:
         threading.Thread(target=audit.keep, args=(stop,), name="audit", daemon=True),
         threading.Thread(target=memory.keep_trimming, args=(stop,), name="memory", daemon=True),
     ]
-    registry = subscribe(intake, lambda: why_dead(watchdog, queue, followers, audit.why_lost))
+    files = _Files(settings.mongodb_uri_file, settings.mongodb_ca_file)
+    registry = subscribe(
+        intake, lambda: why_dead(watchdog, queue, followers, lambda: audit.why_lost() or files.why_changed())
+    )
     for thread in followers:
         thread.start()
     queue.start()
@@ -144,6 +147,25 @@ class _Readiness:
                 log.log(logging.WARNING if reason else logging.INFO, reason or "MongoDB can be used")
             self._metrics.replica_set(self._store.members(), None if reason else self._store.disk())
             stop.wait(PING_SECONDS if not reason else 1.0)
+
+
+class _Files:
+    """Files that are read at the start only: where a Secret changed, a restart takes up what it holds now."""
+
+    def __init__(self, *paths: str) -> None:
+        self._held = {path: self._content(path) for path in paths if path}
+
+    def why_changed(self) -> str:
+        """Say which file changed; empty when none did."""
+        changed = next((p for p, held in self._held.items() if self._content(p) not in (held, None)), "")
+        return f"{changed} has changed since the operator read it" if changed else ""
+
+    @staticmethod
+    def _content(path: str) -> bytes | None:
+        try:
+            return Path(path).read_bytes()
+        except OSError:
+            return None
 
 
 def _check_cluster(cluster: Cluster, settings: Settings) -> None:

@@ -111,6 +111,22 @@ def check_uri(uri: str) -> str:
     return "" if named else f"The MongoDB URI is not valid; use one such as {example}."
 
 
+def seeds_of(uri: str) -> list[str]:
+    """Hosts of a URI as host:port; none of an SRV address, whose hosts stand in the DNS."""
+    if uri.startswith("mongodb+srv://"):
+        return []
+    hosts = urlsplit(uri).netloc.rpartition("@")[2].split(",")
+    return [host if re.search(r":\d+$", host) else f"{host}:27017" for host in hosts]
+
+
+def with_host(uri: str, host: str) -> str:
+    """Give the URI of one host alone, with the options of the way there; without credentials and replica set."""
+    parts = urlsplit(uri)
+    named = ("replicaset=", "authsource=", "authmechanism", "directconnection=", "loadbalanced=")
+    options = [option for option in parts.query.split("&") if option and not option.lower().startswith(named)]
+    return f"mongodb://{host}/?{'&'.join(options)}"
+
+
 def tenant_uri(server: str, database: str, user: str, password: str) -> str:
     """Give the URI of a namespace's own user, for the same hosts and options as the administrator's."""
     parts = urlsplit(server)

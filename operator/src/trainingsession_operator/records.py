@@ -21,6 +21,7 @@ from . import plan, record_view
 from .cluster import Cluster
 from .errors import driver_words
 from .mongodb import Document, connect, disk_of, member_states, translated
+from .mongodb_check import why_unusable
 from .resource import Session
 from .tenants import DATABASE_NAME, Server, Tenants, database_name
 
@@ -43,6 +44,7 @@ class Records:
 
     def __init__(self, server: Server, cluster: Cluster) -> None:
         """Raises StartError for an address that cannot be used; does not wait for MongoDB."""
+        self._server = server
         self._client = connect(server.uri)
         self._cluster = cluster
         self._tenants = Tenants(self._client, server, cluster)
@@ -53,13 +55,7 @@ class Records:
 
     def ping(self) -> str:
         """Say in one sentence why MongoDB cannot be used; empty when it can."""
-        try:
-            hello = self._client.admin.command("hello")
-        except PyMongoError as error:
-            return f"MongoDB cannot be used: {driver_words(error)}"
-        if not hello.get("setName"):
-            return "MongoDB is no replica set; start mongod with --replSet and initiate it."
-        return ""
+        return why_unusable(self._client, self._server.uri, managed_users=self._server.managed_users)
 
     def members(self) -> dict[str, int]:
         """How many members of the replica set are in which state, as the driver last saw them."""

@@ -20,6 +20,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from .cluster import Cluster
 from .errors import ConflictError, StorageUnavailableError, driver_words
 from .mongodb import Document, credentials_in, shared_uri, tenant_uri, translated
+from .mongodb_check import NO_REPLICA_SET
 from .trainer_pod import CA_KEY, TENANT_SECRET
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,9 @@ class Tenants:
             return self._client[known.database]
         # Outside of the lock: while MongoDB is away, all sessions of the namespace wait for it at once and not in turn.
         with translated("be reached"):
-            self._client.admin.command("ping")
+            hello = self._client.admin.command("hello")
+        if not hello.get("setName"):
+            raise StorageUnavailableError(NO_REPLICA_SET)
         with self._lock:
             lock = self._locks.setdefault(namespace, threading.Lock())
         with lock:

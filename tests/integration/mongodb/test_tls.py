@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -15,6 +13,7 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 import builders
+from authority import Authority
 from real_mongod import RealMongod
 from trainingsession_operator.cluster import Cluster
 from trainingsession_operator.errors import StartError
@@ -45,36 +44,6 @@ class Secrets:
 
     def write_secret(self, namespace: str, name: str, values: dict[str, str], *, exists: bool) -> None:
         self.values = dict(values)
-
-
-@dataclass(frozen=True)
-class Authority:
-    """A certificate authority of a test."""
-
-    folder: Path
-
-    @property
-    def certificate(self) -> Path:
-        return self.folder / "ca.crt"
-
-    def make(self) -> Authority:
-        self.folder.mkdir()
-        self._openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=authority",
-                      "-keyout", "ca.key", "-out", "ca.crt")  # fmt: skip
-        return self
-
-    def issue(self, name: str) -> Path:
-        """Certificate and key of that DNS name in one file, as mongod wants them."""
-        self._openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", "k", "-out", "csr")
-        (self.folder / "ext").write_text(f"subjectAltName=DNS:{name}\nextendedKeyUsage=serverAuth,clientAuth\n")
-        self._openssl("x509", "-req", "-in", "csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
-                      "-days", "2", "-extfile", "ext", "-out", "crt")  # fmt: skip
-        together = self.folder / "tls.pem"
-        together.write_text((self.folder / "crt").read_text() + (self.folder / "k").read_text())
-        return together
-
-    def _openssl(self, *arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=self.folder, check=True, capture_output=True)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 import yaml
 from kubernetes import client, watch
+from pymongo import MongoClient
 
 import builders
 from operator_world import World
 from real_apiserver import RealApiServer
 from real_mongod import RealMongod
 from running_operator import RunningOperator
+from trainingsession_operator.mongodb import server_uri
 from trainingsession_operator.readable import readable
 from trainingsession_operator.records import COLLECTION
 from trainingsession_operator.resource import GROUP, PLURAL, VERSION
@@ -256,5 +258,38 @@ def test_mongodb_gone_is_unready_and_healthy_and_back_is_ready(world, run, tmp_p
         operator.wait_for_line("MongoDB can be used", after=so_far)
         assert operator.probe("METRICS_PORT", "/readyz") == (200, "ready\n")
         assert sample(operator, "mongodb_up") == 1
+    finally:
+        server.stop()
+
+
+def test_a_wrong_password_is_said_once_and_sessions_wait_until_the_secret_is_mended(world, run, tmp_path):
+    folder = tmp_path / "mongod"
+    folder.mkdir()
+    keyfile = folder / "keyfile"
+    keyfile.write_text("c2VjcmV0" * 20)
+    keyfile.chmod(0o400)
+    server = RealMongod(folder, ("--auth", "--keyFile", str(keyfile)))
+    server.start()
+    try:
+        server.initiate()
+        with MongoClient(server.uri) as alone:
+            alone.admin.command("createUser", "admin", pwd="right", roles=["root"])
+        operator = run(server_uri(server.address, "rs0", "admin", "wr0ng"))
+        line = operator.wait_for_line("MongoDB cannot be used: it refuses the user or the password; correct them")
+        assert operator.probe("METRICS_PORT", "/readyz") == (503, line["message"] + "\n")
+        world.create("waits")
+        status = wait_for_status(world, "waits", lambda status: "conditions" in status)
+        reasons = {c["reason"] for c in status["conditions"]}
+        assert reasons == {"StorageUnavailable"}
+        assert status["phase"] == "Pending"
+        assert "wr0ng" not in operator.log() + str(status)
+        assert operator.probe("HEALTH_PORT", "/healthz")[0] == 200
+        (tmp_path / "mongodb").write_text(server_uri(server.address, "rs0", "admin", "right"))
+        code, sentence = operator.probe("HEALTH_PORT", "/healthz")
+        assert code == 500
+        assert "has changed since the operator read it" in sentence + operator.log()
+        operator.terminate(STOP_SECONDS)  # as the kubelet does for it
+        operator.start()
+        wait_for_status(world, "waits", lambda status: "jobName" in status)
     finally:
         server.stop()
