@@ -85,6 +85,10 @@ sbom: $(CHECKERS)/.synced ## Bills of materials (CycloneDX) of both images' Pyth
 release-check: ## Whether a version can be tagged: the same everywhere, in the changelog, all derived, the chart below 100 KB
 	@release/check
 
+.PHONY: install-yaml
+install-yaml: ## The chart as a package and as one plain file, written to dist/; REGISTRY=HOST/PATH names where their images are
+	@release/artefacts dist $(REGISTRY)
+
 .PHONY: test-fast
 test-fast: sync ## Unit and contract tests: no cluster, no TensorFlow, under 30 seconds
 	@$(BIN)/pytest -q tests/unit tests/contract

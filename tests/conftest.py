@@ -30,6 +30,20 @@ def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealMongod]:
 
 
 @pytest.fixture(scope="session")
+def schemas() -> Path:
+    """What tests/checkers/schemas made: eksctl.json, definitions of others (crd-*.yaml); or the folder TS_SCHEMAS."""
+    cache = Path(os.environ.get("TS_CACHE", Path.home() / ".cache" / "trainingsession"))
+    made = sorted(cache.glob("schemas-*"), key=lambda path: path.stat().st_mtime)
+    folder = os.environ.get("TS_SCHEMAS") or (made[-1] if made else None)
+    if folder is None:
+        missing = "there are no schemas of others; run tests/checkers/schemas, or set TS_SCHEMAS to its folder"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder with real CIFAR-10 images and ImageNet weights; its README says what they are."""
     folder = Path(os.environ.get("TS_SHARED_DATA", REPO.parent / "shared" / "data"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 from pathlib import Path
@@ -17,15 +16,9 @@ CLOUDS = ("eks",)
 
 
 @pytest.fixture(scope="session")
-def eksctl_schema() -> dict[str, Any]:
-    """eksctl's own schema of its configuration; TS_SCHEMAS, or the folder that tests/checkers/schemas made."""
-    cache = Path(os.environ.get("TS_CACHE", Path.home() / ".cache" / "trainingsession"))
-    made = sorted(cache.glob("schemas-*"), key=lambda path: path.stat().st_mtime)
-    folder = os.environ.get("TS_SCHEMAS") or (made[-1] if made else None)
-    if folder is None:
-        missing = "there is no schema of eksctl; run tests/checkers/schemas, or set TS_SCHEMAS to its folder"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-    return json.loads((Path(folder) / "eksctl.json").read_text())
+def eksctl_schema(schemas: Path) -> dict[str, Any]:
+    """eksctl's own schema of its configuration."""
+    return json.loads((schemas / "eksctl.json").read_text())
 
 
 @pytest.fixture

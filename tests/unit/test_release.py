@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,90 @@ def test_workflows_pin_every_action_by_its_commit_and_ask_for_few_rights(repo):
         assert {target for group in targets for target in group.split()} <= listed
     names = re.findall(r"file: (Dockerfile\.\w+)", (repo / ".github/workflows/release.yaml").read_text())
     assert set(names) == {"Dockerfile.operator", "Dockerfile.trainer"}
+
+
+def test_a_release_needs_a_passed_ci_and_attests_all_that_it_pushes_and_attaches(repo):
+    jobs = yaml.safe_load((repo / ".github/workflows/release.yaml").read_text())["jobs"]
+    assert (jobs["images"]["needs"], jobs["release"]["needs"]) == ("ready", "images")
+    asked = " ".join(step.get("run", "") for step in jobs["ready"]["steps"])
+    assert "release/check --tag" in asked
+    assert "--workflow ci.yaml" in asked
+    platforms = {one["name"]: one["platforms"] for one in jobs["images"]["strategy"]["matrix"]["include"]}
+    assert platforms == {"operator": "linux/amd64,linux/arm64", "trainer": "linux/amd64"}
+    (build,) = [step["with"] for step in jobs["images"]["steps"] if "build-push" in step.get("uses", "")]
+    assert (build["sbom"], build["provenance"]) == (True, "mode=max")
+    attested = [step["with"] for job in jobs.values() for step in job["steps"] if "attest" in step.get("uses", "")]
+    assert {one.get("subject-path") or one["subject-digest"] for one in attested} == {
+        "${{ steps.build.outputs.digest }}", "${{ steps.chart.outputs.digest }}", "dist/*"}  # fmt: skip
+    assert jobs["release"]["steps"][-1]["run"].rstrip().endswith("dist/*")
+
+
+@pytest.fixture(scope="session")
+def artefacts(repo, tmp_path_factory) -> Path:
+    """What release/artefacts makes for a registry."""
+    cache = Path(os.environ.get("TS_CACHE", Path.home() / ".cache/trainingsession"))
+    if not os.environ.get("CI") and not list(cache.glob("bin-*/helm")):
+        pytest.skip("there is no helm; run `make cluster`")
+    folder = tmp_path_factory.mktemp("dist")
+    command = [str(repo / "release/artefacts"), str(folder), "ghcr.io/owner"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_what_is_attached_pulls_the_released_images_by_default(repo, artefacts):
+    release = (repo / "VERSION").read_text().strip()
+    assert {path.name for path in artefacts.iterdir()} == {"install.yaml", f"trainingsession-{release}.tgz"}
+    with tarfile.open(artefacts / f"trainingsession-{release}.tgz") as package:
+        values = yaml.safe_load(package.extractfile("trainingsession/values.yaml"))
+    assert values["operator"]["image"]["registry"] == values["trainer"]["image"]["registry"] == "ghcr.io/owner"
+    assert values["mongodb"]["image"]["registry"] == ""
+    text = (artefacts / "install.yaml").read_text()
+    named = set(re.findall(r'(?:image|TRAINER_IMAGE\n +value): "(.+)"', text))
+    ours = {f"ghcr.io/owner/trainingsession/{name}:{release}" for name in ("operator", "trainer")}
+    assert named == {*ours, f"mongo:{values['mongodb']['image']['tag']}"}
+
+
+def test_images_are_pushed_under_the_names_that_the_chart_asks_for(repo):
+    text = (repo / ".github/workflows/release.yaml").read_text()
+    assert "repository=ghcr.io/${GITHUB_REPOSITORY_OWNER,,}/trainingsession/${{ matrix.name }}" in text
+    values = yaml.safe_load((repo / "charts/trainingsession/values.yaml").read_text())
+    for name in ("operator", "trainer"):
+        assert values[name]["image"]["repository"] == f"trainingsession/{name}"
+
+
+def test_a_registry_that_is_none_is_refused_in_a_sentence(repo, tmp_path, artefacts):
+    command = [str(repo / "release/artefacts"), str(tmp_path), "https://ghcr.io/Owner"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == '"https://ghcr.io/Owner" is no registry; give one such as ghcr.io/owner, in small letters.\n'
+
+
+def test_the_documented_way_to_a_release_passes_its_check_in_a_clean_clone(repo, artefacts, tmp_path):
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=tmp_path / "clone", capture_output=True, text=True, check=False)
+
+    def commit() -> None:
+        run("git", "add", "--all")
+        done = run("git", "-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "--quiet", "--message", "A")
+        assert done.returncode == 0, done.stderr
+
+    subprocess.run(["git", "clone", "--quiet", str(repo), str(tmp_path / "clone")], check=True, capture_output=True)
+    assert run("release/version", "9.8.7").returncode == 0
+    changelog = tmp_path / "clone/CHANGELOG.md"
+    text = changelog.read_text()
+    changelog.write_text(text.replace("## Unreleased\n", "## Unreleased\n\n## 9.8.7 - 2030-01-02\n", 1))
+    commit()
+    stale = run("release/check")
+    assert stale.returncode == 1
+    assert "manifests/kustomize/base is out of date; run `make generate`" in stale.stderr
+    assert run("charts/plain", "base").returncode == 0
+    assert "changes that are not committed" in run("release/check").stderr
+    commit()
+    done = run("release/check", "--tag", "v9.8.7")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Version 9.8.7 can be tagged: git tag -s v9.8.7")
+    assert run("release/check", "--tag", "v9.8.6").returncode == 1
 
 
 @pytest.mark.parametrize("name", ["operator", "trainer"])

@@ -45,8 +45,10 @@ def api(repo: Path, tools: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 def _define(api: client.ApiClient, definition: Path) -> None:
     """Apply the definition and return when it is served."""
     definitions = client.ApiextensionsV1Api(api)
-    definitions.create_custom_resource_definition(yaml.safe_load(definition.read_text()))
-    for event in watch.Watch().stream(definitions.list_custom_resource_definition, timeout_seconds=60):
+    manifest = yaml.safe_load(definition.read_text())
+    definitions.create_custom_resource_definition(manifest)
+    only = {"field_selector": f"metadata.name={manifest['metadata']['name']}", "timeout_seconds": 60}
+    for event in watch.Watch().stream(definitions.list_custom_resource_definition, **only):
         conditions = event["object"].status.conditions or []
         if any(c.type == "Established" and c.status == "True" for c in conditions):
             return

@@ -12,14 +12,20 @@ import pytest
 import yaml
 from kubernetes import client
 
-FOREIGN = {"monitoring.coreos.com", "cert-manager.io"}
-"""Groups of definitions that are not there; tests/unit/chart looks at their objects."""
 NAMESPACES = ("ml-system", "team-a", "team-b")
+VALUES = {
+    "by default": None,
+    "with everything": "tests/checkers/everything.yaml",
+    "with a MongoDB elsewhere": "manifests/kustomize/overlays/external-mongodb/values.yaml",
+    "in production": "manifests/kustomize/overlays/production/values.yaml",
+}
 
 
 @pytest.fixture(scope="module")
-def paths(api: client.ApiClient) -> dict[tuple[str, str], tuple[str, bool]]:
-    """(apiVersion, kind) → plural, and whether it lives in a namespace, as the server tells."""
+def paths(api: client.ApiClient, define, schemas: Path) -> dict[tuple[str, str], tuple[str, bool]]:
+    """(apiVersion, kind) → plural, and whether it lives in a namespace, as the server tells once others' are there."""
+    for definition in sorted(schemas.glob("crd-*.yaml")):
+        define(api, definition)
     core = client.CoreV1Api(api)
     for name in NAMESPACES:
         core.create_namespace({"metadata": {"name": name}})
@@ -43,7 +49,7 @@ def ask(api: client.ApiClient, method: str, path: str, body: Any = None, **query
     return found
 
 
-@pytest.mark.parametrize("values", [None, "tests/checkers/everything.yaml"], ids=["by default", "with everything"])
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
 def test_every_rendered_object_is_taken(api, paths, repo: Path, tools: Path, values):
     helm = Path(os.environ.get("TS_HELM", tools / "helm"))
     if not helm.is_file():
@@ -55,8 +61,6 @@ def test_every_rendered_object_is_taken(api, paths, repo: Path, tools: Path, val
     taken = []
     for manifest in manifests:
         version, kind, metadata = manifest["apiVersion"], manifest["kind"], manifest["metadata"]
-        if version.partition("/")[0] in FOREIGN:
-            continue
         plural, namespaced = paths[version, kind]
         where = f"/namespaces/{metadata['namespace']}" if namespaced else ""
         prefix = "/api" if version == "v1" else "/apis"
@@ -65,5 +69,7 @@ def test_every_rendered_object_is_taken(api, paths, repo: Path, tools: Path, val
         except client.ApiException as refused:
             pytest.fail(f"{kind} {metadata['name']}: {json.loads(refused.body)['message']}")
         taken.append(kind)
-    assert {"Deployment", "StatefulSet", "ValidatingAdmissionPolicy", "NetworkPolicy", "ClusterRole"} <= set(taken)
-    assert taken.count("NetworkPolicy") == (4 if values else 2)
+    assert {"Deployment", "ValidatingAdmissionPolicy", "NetworkPolicy", "ClusterRole"} <= set(taken)
+    if values == VALUES["with everything"]:
+        assert {"StatefulSet", "ServiceMonitor", "PrometheusRule", "Certificate"} <= set(taken)
+        assert taken.count("NetworkPolicy") == 4
