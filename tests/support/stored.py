@@ -80,6 +80,27 @@ def store_weights(database: Database[Json], digest: str, size: int, age: timedel
     return file_id
 
 
+def store_digests(database: Database[Json], place: str, size: int, age: timedelta = DAY) -> ObjectId:
+    """Store the digests of a folder's files; returns their file."""
+    file_id = store_file(database, "digests", size, age)
+    database["digests.files"].update_one({"_id": file_id}, {"$set": {"filename": place}})
+    return file_id
+
+
+def store_facts(database: Database[Json], train: str, test: str, age: timedelta = DAY) -> None:
+    """Store what was found out about a data set whose splits have these orders."""
+    found = {
+        "trainOrder": train,
+        "testOrder": test,
+        "train": 60,
+        "test": 20,
+        "nearDuplicates": b"",
+        "orders": train + test,
+    }
+    then = {"foundAt": {"$subtract": ["$$NOW", int(1000 * age.total_seconds())]}}
+    database["dataset_facts"].update_one({"_id": f"{train}{test}/60/20"}, [{"$set": {**found, **then}}], upsert=True)
+
+
 def set_bytes(shards: int = 2) -> int:
     """Bytes of a set as `store_set` makes it."""
     return shards * SHARD_BYTES + MANIFEST_BYTES

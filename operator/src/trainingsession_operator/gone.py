@@ -16,6 +16,8 @@ from .mongodb import translated
 from .storage import (
     BUCKETS,
     CHECKPOINTS,
+    DIGESTS,
+    FACTS,
     FEATURES,
     SESSIONS,
     SETS,
@@ -28,6 +30,8 @@ from .storage import (
 
 RETAINED = "it holds what sessions left with deletionPolicy Retain"
 """Why a database is kept of which the features and checkpoints may go."""
+
+_FOR_TRAINERS = (FEATURES, CHECKPOINTS, DIGESTS)
 
 
 def why_kept(database: NamespaceDatabase, now: datetime, grace: timedelta) -> str:
@@ -50,10 +54,10 @@ def why_kept(database: NamespaceDatabase, now: datetime, grace: timedelta) -> st
 
 def drop_features(database: NamespaceDatabase) -> int:
     """Drop what only trainers of the namespace could use; returns the bytes of the files."""
-    freed = sum(bucket_bytes(database, bucket) for bucket in (FEATURES, CHECKPOINTS))
-    files = (f"{bucket}.{part}" for bucket in (FEATURES, CHECKPOINTS) for part in ("files", "chunks"))
+    freed = sum(bucket_bytes(database, bucket) for bucket in _FOR_TRAINERS)
+    files = (f"{bucket}.{part}" for bucket in _FOR_TRAINERS for part in ("files", "chunks"))
     with translated("drop features"):
-        for collection in (SETS, SHARDS, USES, WEIGHTS, *files):
+        for collection in (SETS, SHARDS, USES, WEIGHTS, FACTS, *files):
             database.drop_collection(collection)
     return freed
 

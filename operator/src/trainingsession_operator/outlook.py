@@ -93,7 +93,8 @@ def status_of(
         "progress": _progress(session, observed, outlook, news),
         "samples": record_view.samples(record) or before.get("samples"),
         "features": record_view.features(record) or before.get("features"),
-        "warnings": record_view.warnings(record) or before.get("warnings"),
+        "warnings": (record_view.warnings(record) or None) if observed.record is not None else before.get("warnings"),
+        "tracking": record_view.tracking(record) or before.get("tracking"),
         "trainer": _trainer(record, job, before),
     }
     if outlook.phase == "Suspended":

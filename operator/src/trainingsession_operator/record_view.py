@@ -18,6 +18,7 @@ from .status import Reason
 PHASES = {"Extracting": "Extracting", "Training": "Training", "Publishing": "Training"}
 LARGEST = 2**53
 MESSAGE_LENGTH = 4096
+_ID = r"[A-Za-z0-9_-]{1,64}"
 EVALUATION = ("accuracyLow", "accuracyHigh", "baseline", "macroF1", "calibrationError", "loss")
 MOST_REPEATS = 100
 MOST_EPOCHS = 10_000 * MOST_REPEATS
@@ -144,13 +145,24 @@ def features(record: Mapping[str, Any]) -> Json:
 
 
 def warnings(record: Mapping[str, Any]) -> list[Json]:
-    """Give what is wrong with the images and does not end the session, by reason, at most 16."""
+    """Give what is wrong and does not end the session, by reason, at most 16."""
     found: dict[str, Json] = {}
+    failure = text(_mapping(record.get("tracking")).get("failure"), 1024)
+    if failure:
+        found[Reason.TRACKING_FAILED] = {"reason": Reason.TRACKING_FAILED, "message": failure}
     for item in _items(record.get("warnings")):
         reason, message = item.get("reason"), text(item.get("message"), 1024)
         if _matches(reason, r"[A-Z][A-Za-z0-9]{1,63}") and message:
             found.setdefault(str(reason), {"reason": reason, "message": message})
     return list(found.values())[:16]
+
+
+def tracking(record: Mapping[str, Any]) -> Json:
+    """Give where a tracking server has the session; empty where none has it."""
+    given = _mapping(_mapping(record.get("tracking")).get("mlflow"))
+    run, experiment, url = given.get("runID"), given.get("experimentID"), given.get("url")
+    known = _matches(run, _ID) and _matches(experiment, _ID) and _matches(url, r"https?://[!-~]{1,2400}")
+    return {"mlflow": {"runID": run, "experimentID": experiment, "url": url}} if known else {}
 
 
 def versions(record: Mapping[str, Any]) -> Json:

@@ -52,6 +52,7 @@ class Reason:
     DUPLICATES_IN_TEST = "DuplicatesInTest"
     NEAR_DUPLICATES_IN_TEST = "NearDuplicatesInTest"
     LABELS_DISAGREE = "LabelsDisagree"
+    TRACKING_FAILED = "TrackingFailed"
 
     SUCCEEDED = "ResultPublished"
     REUSED = "ResultReused"

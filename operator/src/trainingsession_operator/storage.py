@@ -29,7 +29,8 @@ Pace = Callable[[], bool]
 """Asked before every deletion: waits as long as the load on MongoDB asks for; False where the work must stop."""
 
 SETS, SHARDS, USES, WEIGHTS = "feature_sets", "feature_shards", "feature_uses", "base_weights"
-BUCKETS = FEATURES, ARTIFACTS, CHECKPOINTS = "features", "artifacts", "checkpoints"
+BUCKETS = FEATURES, ARTIFACTS, CHECKPOINTS, DIGESTS = "features", "artifacts", "checkpoints", "digests"
+FACTS = "dataset_facts"
 SESSIONS = "sessions"
 NAMED_BY = {
     FEATURES: ((SHARDS, "file"), (SETS, "manifest.file"), (WEIGHTS, "file")),

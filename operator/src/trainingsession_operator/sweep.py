@@ -21,6 +21,8 @@ from pymongo.errors import DuplicateKeyError
 
 from .mongodb import Document, translated
 from .storage import (
+    DIGESTS,
+    FACTS,
     FEATURES,
     IS_KEY,
     NAMED_BY,
@@ -72,6 +74,11 @@ def sweep(
     for bucket in NAMED_BY:
         kinds[f"files of {bucket} that nothing names"] = _unnamed_files(database, bucket, cutoff, kept)
         kinds[f"files of {bucket} of which only chunks are there"] = _lost_chunks(database, bucket, cutoff)
+    kinds |= {
+        "digests of files that no feature set names": _unnamed_digests(database, cutoff),
+        "facts of data sets that no feature set names": _unnamed_facts(database, cutoff),
+        f"files of {DIGESTS} of which only chunks are there": _lost_chunks(database, DIGESTS, cutoff),
+    }
     swept = [remove_each(database, what, sizes, pace) for what, sizes in kinds.items()]
     return [one for one in swept if one.count]
 
@@ -128,6 +135,33 @@ def _unnamed_weights(database: NamespaceDatabase, cutoff: datetime) -> Iterator[
 
 def _is_named(database: NamespaceDatabase, weights: Document) -> bool:
     return database[SETS].find_one({"baseWeights": weights["_id"]}, {"_id": 1}) is not None
+
+
+def _unnamed_digests(database: NamespaceDatabase, cutoff: datetime) -> Iterator[int]:
+    """Digests of a folder's files: when its features are gone, or others took their place."""
+    files = database[f"{DIGESTS}.files"]
+    for found in files.find({"uploadDate": {"$not": {"$gt": cutoff}}}, {"filename": 1, "uploadDate": 1}):
+        # A tenant may have stored anything.
+        place, then = {"$eq": found.get("filename")}, found.get("uploadDate")
+        later = {"filename": place, "uploadDate": {"$gt": then}}
+        named = database[SETS].find_one({"digestsOf": place}, {"_id": 1}) is not None
+        if not named or files.find_one(later, {"_id": 1}) is not None:
+            yield delete_file(database, DIGESTS, found["_id"])
+
+
+def _unnamed_facts(database: NamespaceDatabase, cutoff: datetime) -> Iterator[int]:
+    """What looking at all images of a data set found: when the features of either split are gone."""
+    for found in database[FACTS].aggregate(
+        [
+            {"$match": {"foundAt": {"$not": {"$gt": cutoff}}}},
+            {"$project": {"trainOrder": 1, "testOrder": 1, "bytes": {"$bsonSize": "$$ROOT"}}},
+        ]
+    ):
+        orders = [
+            {"split": split, "description.order": {"$eq": found.get(f"{split}Order")}} for split in ("train", "test")
+        ]
+        if not all(database[SETS].find_one(order, {"_id": 1}) for order in orders):
+            yield found["bytes"] * database[FACTS].delete_one({"_id": found["_id"]}).deleted_count
 
 
 def _unnamed_files(

@@ -62,6 +62,7 @@ class Case:
         train, self.train_images = counted_split("train", 60, 1, sizes)
         test, self.test_images = counted_split("test", 20, 2, sizes)
         self.dataset = Dataset(("red", "green"), train, test)
+        self.source = {"name": "digits"}
         self.opened = 0
         self.validated = []
         self.out = io.StringIO()
@@ -77,7 +78,7 @@ class Case:
 
     def session(self, subset=1, known=False, **base):
         base_model = {"name": "MobileNet", "arguments": {"alpha": 0.25}, "weights": "none", "inputSize": [32, 32]}
-        spec = {"dataset": {"name": "digits", "subset": subset, "testSubset": 1}, "baseModel": {**base_model, **base}}
+        spec = {"dataset": {**self.source, "subset": subset, "testSubset": 1}, "baseModel": {**base_model, **base}}
         return config.Session("ns", "name", "uid", config.parse_spec(spec), recipe_digest(spec) if known else None)
 
     def prepare(self, subset=1, stop=lambda: False, memory_limit=None, stored_only=False, known=False, **base):

@@ -12,7 +12,9 @@ from bson import ObjectId
 
 from trainingsession_operator.sweep import sweep
 from trainingsession_trainer import feature_catalog
+from trainingsession_trainer.datasets import KnownFile
 from trainingsession_trainer.errors import AcceleratorError
+from trainingsession_trainer.file_digests import FileDigests
 from trainingsession_trainer.shard_files import ShardFiles
 
 
@@ -219,6 +221,20 @@ def test_a_sweep_removes_what_killed_trainers_left_and_nothing_that_is_used(case
     again = case.prepare(known=True)
     assert again.summary.computed == 0
     assert equal(first, again)
+
+
+def test_digests_of_files_stay_as_long_as_the_features_that_they_led_to(case):
+    case.source = {"uri": "file:///pictures", "claimName": "flowers"}
+    kept = FileDigests(case.database, lambda: False)
+    kept.remember("flowers file:///pictures", {"red/1.png": KnownFile(1, 2, b"x" * 32)})
+    case.prepare()
+    assert sweep(case.database, timedelta(0)) == []
+    case.prepare()
+    assert [found["digestsOf"] for found in case.database.feature_sets.find()] == [["flowers file:///pictures"]] * 2
+    case.database.feature_sets.delete_many({})
+    sweep(case.database, timedelta(0))
+    assert kept.recall("flowers file:///pictures") == {}
+    assert case.database.dataset_facts.count_documents({}) == 0
 
 
 def test_warnings_are_the_same_from_images_and_from_stored_features(case):

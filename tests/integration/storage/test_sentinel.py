@@ -10,7 +10,7 @@ import pytest
 from pymongo.database import Database
 
 from builders import record
-from stored import DAY, everything, set_bytes, store_file, store_set, store_weights
+from stored import DAY, everything, set_bytes, store_digests, store_facts, store_file, store_set, store_weights
 from trainingsession_operator import gone, sentinel
 from trainingsession_operator.storage import server_time
 
@@ -106,8 +106,10 @@ def test_one_session_with_retain_keeps_the_artifacts_and_records_but_no_features
     store_set(database, "a", shards=1, baseWeights="w" * 64)
     store_weights(database, "w" * 64, 2000)
     store_file(database, "checkpoints", 100)
+    store_digests(database, "flowers file:///", 50)
+    store_facts(database, "one", "two")
     artifact = store_file(database, "artifacts", 100)
-    assert gone.drop_features(database) == set_bytes(1) + 2000 + 100
+    assert gone.drop_features(database) == set_bytes(1) + 2000 + 150
     assert everything(database).keys() == {"sessions", "operator", "artifacts.files", "artifacts.chunks"}
     assert database["artifacts.files"].distinct("_id") == [artifact]
     assert gone.drop_features(database) == 0
@@ -122,7 +124,7 @@ def test_a_database_that_came_back_from_a_backup_stays(database):
 
 
 def test_the_bytes_of_all_buckets_are_counted(database):
-    for bucket in ("features", "artifacts", "checkpoints"):
+    for bucket in ("features", "artifacts", "checkpoints", "digests"):
         store_file(database, bucket, 100)
-    assert gone.stored_bytes(database) == 300
+    assert gone.stored_bytes(database) == 400
     assert isinstance(server_time(database), datetime)

@@ -17,6 +17,8 @@ from stored import (
     key_of,
     lease_shard,
     open_set,
+    store_digests,
+    store_facts,
     store_file,
     store_set,
     store_shard,
@@ -34,6 +36,8 @@ FILE = "files of {} that nothing names"
 CHUNKS = "files of {} of which only chunks are there"
 STRAYS = "shards of evicted feature sets"
 WEIGHTS = "base weights that no feature set names"
+DIGESTS = "digests of files that no feature set names"
+FACTS = "facts of data sets that no feature set names"
 SIZE = 300_000
 
 
@@ -69,7 +73,7 @@ def test_an_upload_that_took_long_counts_from_its_end(database, bucket):
     assert has_file(database, bucket, file_id)
 
 
-@pytest.mark.parametrize("bucket", BUCKETS)
+@pytest.mark.parametrize("bucket", [*BUCKETS, "digests"])
 def test_chunks_without_a_file_are_swept_when_they_are_older_than_the_grace(database, bucket):
     files = [store_file(database, bucket, SIZE, age) for age in (OLD, OLD, YOUNG)]
     database[f"{bucket}.files"].delete_many({})
@@ -124,6 +128,49 @@ def test_base_weights_go_when_the_last_set_that_names_them_is_gone(database):
     assert not has_file(database, "features", weights)
     assert has_file(database, "features", young)
     assert database["base_weights"].distinct("_id") == ["v" * 64]
+
+
+def test_digests_of_a_folder_go_with_the_last_features_of_it(database):
+    place = "flowers file:///pictures"
+    digests = store_digests(database, place, 2000, OLD)
+    young = store_digests(database, "flowers file:///others", 2000, YOUNG)
+    store_set(database, "a", digestsOf=["other file:///", place])
+    assert sweep(database, DAY) == []
+    database["feature_sets"].update_one({"_id": key_of("a")}, {"$pull": {"digestsOf": place}})
+    assert sweep(database, DAY) == [Removed(DIGESTS, 1, 2000)]
+    assert not has_file(database, "digests", digests)
+    assert has_file(database, "digests", young)
+
+
+def test_digests_that_were_written_anew_are_kept_once(database):
+    place = "flowers file:///pictures"
+    store_digests(database, place, 2000, 2 * OLD)
+    last = store_digests(database, place, 3000, OLD)
+    store_set(database, "a", digestsOf=[place])
+    assert sweep(database, DAY) == [Removed(DIGESTS, 1, 2000)]
+    assert has_file(database, "digests", last)
+
+
+def test_facts_of_a_data_set_go_with_the_last_features_of_either_split(database):
+    store_set(database, "a", split="train", description={"order": "one"})
+    store_set(database, "b", split="test", description={"order": "two"})
+    store_facts(database, "one", "two", OLD)
+    store_facts(database, "two", "one", OLD)
+    store_facts(database, "three", "two", YOUNG)
+    (swept,) = sweep(database, DAY)
+    assert (swept.what, swept.count) == (FACTS, 1)
+    assert 100 < swept.bytes < 1000
+    assert sorted(database["dataset_facts"].distinct("trainOrder")) == ["one", "three"]
+    database["feature_sets"].delete_one({"_id": key_of("b")})
+    assert [(one.what, one.count) for one in sweep(database, DAY) if one.what == FACTS] == [(FACTS, 1)]
+
+
+@pytest.mark.parametrize("odd", [{"$gt": ""}, None, 7])
+def test_what_no_trainer_would_store_does_not_keep_others_from_being_swept(database, odd):
+    database["dataset_facts"].insert_one({"_id": "odd", "trainOrder": odd, "testOrder": odd})
+    file_id = store_digests(database, "a", 2000, OLD)
+    database["digests.files"].update_one({"_id": file_id}, {"$set": {"filename": odd}, "$unset": {"uploadDate": ""}})
+    assert [one.what for one in sweep(database, DAY)] == [DIGESTS, FACTS]
 
 
 class NamedMeanwhile(Database[Json]):

@@ -59,6 +59,8 @@ RESULT = st.fixed_dictionaries(
         ),
     },
 )
+TRACKED = st.fixed_dictionaries({"runID": st.text("a-_9\n", max_size=70), "experimentID": st.just("1"),
+                                 "url": st.text("htps:/#é 1", max_size=20).map("http://a".__add__)})  # fmt: skip
 HOSTILE = st.fixed_dictionaries(
     {"_id": st.just(UID)},
     optional={
@@ -74,6 +76,7 @@ HOSTILE = st.fixed_dictionaries(
         "measured": shaped("accuracy"),
         "warnings": st.lists(shaped("reason", "message") | WARNING, max_size=40) | DEEP,
         "headFrom": shaped("name", "uid", "sha256"),
+        "tracking": st.fixed_dictionaries({"mlflow": shaped("runID", "experimentID", "url") | TRACKED, "failure": ODD}),
         "extracted": ODD,
         "result": RESULT | DEEP,
     },
@@ -218,3 +221,16 @@ def test_warnings_are_shown_once_for_each_reason_and_stay_when_the_record_is_awa
     assert status["warnings"] == [said]
     away = decide(session({"jobName": JOB, "warnings": [said]}), Observed(job(active=1), (running(),), (), None), NOW)
     assert away.status["warnings"] == [said]
+
+
+def test_a_tracking_server_that_does_not_take_part_is_a_warning_until_it_does():
+    run = {"experimentID": "7", "runID": "a" * 32, "url": "https://mlflow/#/experiments/7/runs/a"}
+    away = record(tracking={"mlflow": {}, "failure": "MLflow at https://mlflow does not take part (HTTP 503)"})
+    running_job = {"job": job(active=1), "pods": (running(),)}
+    first = decide(session({"jobName": JOB}), Observed(record=away, **running_job), NOW).status
+    assert [warning["reason"] for warning in first["warnings"]] == ["TrackingFailed"]
+    assert "tracking" not in first
+    then = decide(session(first), Observed(record=record(tracking={"mlflow": run}), **running_job), NOW).status
+    assert "warnings" not in then
+    assert then["tracking"] == {"mlflow": run}
+    assert record_view.tracking({"tracking": {"mlflow": {**run, "url": "javascript:alert()"}}}) == {}

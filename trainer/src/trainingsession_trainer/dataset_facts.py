@@ -1,10 +1,10 @@
 """What was found out about a data set by looking at every image, kept in MongoDB so that it is found out once.
 
-    dataset_facts   _id orders/train/test · orders (digest of both splits' orders) · train, test (how many of the first
-                    images were looked at) · nearDuplicates (pairs of places, int32) · foundAt
+    dataset_facts   _id orders/train/test · orders (digest of both splits' orders) · trainOrder, testOrder · train, test
+                    (how many of the first images were looked at) · nearDuplicates (pairs of places, int32) · foundAt
 
 It does not depend on the base model, and a session on stored features has the same to say without opening an image.
-What was found for a larger subset counts for a smaller one.
+What was found for a larger subset counts for a smaller one. It stays as long as features of both splits do.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class DatasetFacts:
             return
         values: dict[str, Any] = {
             "orders": orders,
+            "trainOrder": train.order_digest,
+            "testOrder": test.order_digest,
             "train": counts[0],
             "test": counts[1],
             "nearDuplicates": {"$literal": pairs.astype("<i4").tobytes()},

@@ -125,17 +125,24 @@ class FeatureCatalog:
         manifest: Manifest,
         recipe: str | None,
         weights_file: str | None = None,
+        digests_of: str | None = None,
     ) -> FeatureSet:
         """Find the set or make it, and mark it as used; the answer has the stored set's shard size.
 
-        `weights_file` is the kept file that the set is computed with, which stays as long as the set.
+        `weights_file` is the kept file that the set is computed with, `digests_of` the folder whose files' digests are
+        kept; both stay as long as the set.
         """
         known = self._touch(wanted.key, recipe)
         if known is None or not {"manifest", "imageShape"} <= set(known):
             known = self._create(wanted, description, manifest, recipe)
+        names: Document = {}
         if weights_file is not None and known.get("baseWeights") != weights_file:
-            named = {"$set": {"baseWeights": weights_file}}
-            self._do(lambda: self._sets.update_one({"_id": wanted.key}, named), "name the weights")
+            names["$set"] = {"baseWeights": weights_file}
+        # The same images may lie on several claims.
+        if digests_of is not None and digests_of not in known.get("digestsOf", []):
+            names["$addToSet"] = {"digestsOf": digests_of}
+        if names:
+            self._do(lambda: self._sets.update_one({"_id": wanted.key}, names), "name what the features need")
         return FeatureSet(wanted.key, wanted.split, wanted.images, int(known["shardImages"]), wanted.feature_shape)
 
     def find(self, split: str, *, key: str | None, recipe: str | None) -> StoredSet | None:

@@ -22,7 +22,7 @@ from .batches import Examples
 from .config import Session
 from .data_warnings import class_counts, warnings_of
 from .dataset_facts import DatasetFacts
-from .datasets import Dataset, Disk, Split, open_dataset
+from .datasets import Dataset, Disk, Split, open_dataset, place_of
 from .datasets.order import prefix
 from .errors import AcceleratorError
 from .extraction import Extraction
@@ -311,7 +311,8 @@ class SessionFeatures:
     def _open_set(self, base: BaseModel, dataset: Dataset, split: Split) -> FeatureSet:
         wanted, description = wanted_set(base, split)
         manifest = Manifest(split.labels, split.digests, dataset.class_names, base.image_shape)
-        return self._catalog.open(wanted, description, manifest, self._session.recipe, base.weights_file)
+        place = place_of(self._spec.dataset)
+        return self._catalog.open(wanted, description, manifest, self._session.recipe, base.weights_file, place)
 
 
 def wanted_set(base: BaseModel, split: Split) -> tuple[FeatureSet, dict[str, Any]]:

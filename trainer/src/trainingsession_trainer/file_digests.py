@@ -1,7 +1,8 @@
 """Digests of the files on claims, kept in MongoDB, so that a folder is digested once and not by every session.
 
 One GridFS file for each folder in the bucket `digests`, called by claim and path: packed lines of size, time of change,
-SHA-256 and name. What is lost or damaged costs reading the files again, nothing else.
+SHA-256 and name. What is lost or damaged costs reading the files again, nothing else. It stays as long as a feature set
+names the folder.
 """
 
 from __future__ import annotations

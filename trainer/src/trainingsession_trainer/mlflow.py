@@ -12,10 +12,10 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.error import HTTPError
 from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
@@ -125,14 +125,28 @@ class Client:
             raise MlflowError(clip(str(getattr(error, "reason", None) or error)) or type(error).__name__) from error
 
 
+class Listener(Protocol):
+    """Who hears of the run; called from its thread, and must not raise."""
+
+    def begun(self, experiment: str, run: str, url: str) -> None:
+        """The run is there, by these IDs, and people find it at `url`."""
+
+    def failed(self, sentence: str) -> None:
+        """The server does not do what was asked; it is asked again."""
+
+    def works(self) -> None:
+        """What was asked in vain is done."""
+
+
 class MlflowRun:
     """One session's run; every method returns at once, but the last."""
 
     def __init__(
-        self, client: Client, experiment: str, name: str, uid: str, spec: Mapping[str, Any], say: Callable[[str], None]
+        self, client: Client, experiment: str, name: str, uid: str, spec: Mapping[str, Any], listener: Listener
     ) -> None:
-        """`spec` is what becomes the run's parameters; `say` takes a line for the log."""
-        self._client, self._experiment, self._name, self._uid, self._say = client, experiment, name, uid, say
+        """`spec` is what becomes the run's parameters."""
+        self._client, self._experiment, self._name, self._uid = client, experiment, name, uid
+        self._listener = listener
         self._info: Json = {}
         self._params = [{"key": key, "value": value} for key, value in flatten(spec)]
         self._news: queue.Queue[Json] = queue.Queue(_WAITING)
@@ -184,6 +198,8 @@ class MlflowRun:
                 self._tell(str(error))
                 self._failed = True
             else:
+                if self._failed:
+                    self._listener.works()
                 self._failed = False
             if over:
                 return
@@ -193,7 +209,8 @@ class MlflowRun:
         if not self._info:
             experiment = self._client.experiment(self._experiment)
             self._info = self._client.run(experiment, self._name, self._uid)
-            self._say(f"MLflow run {self._client.uri}/#/experiments/{experiment}/runs/{self._info['run_id']}")
+            run = str(self._info["run_id"])
+            self._listener.begun(experiment, run, f"{self._client.uri}/#/experiments/{experiment}/runs/{run}")
         while self._params:
             self._client.log(self._info["run_id"], params=self._params[:_PARAMETERS_AT_ONCE])
             del self._params[:_PARAMETERS_AT_ONCE]
@@ -211,7 +228,9 @@ class MlflowRun:
 
     def _tell(self, words: str) -> None:
         if not self._failed:
-            self._say(f"MLflow at {self._client.uri} does not take part ({words}); the session goes on without it")
+            self._listener.failed(
+                f"MLflow at {self._client.uri} does not take part ({words}); the session goes on without it"
+            )
 
 
 def flatten(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

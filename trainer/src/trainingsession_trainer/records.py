@@ -124,6 +124,13 @@ class SessionRecord:
         told = [asdict(warning) for warning in warnings]
         self._write({"samples": samples, "features": features, "warnings": told}, "store the sample counts")
 
+    def tracked(self, run: Mapping[str, str], failure: str | None = None) -> None:
+        """Store where a tracking server has the session, and why it does not work; gives up after a second."""
+        told = {"mlflow": dict(run), **({"failure": failure} if failure else {})}
+        # A courtesy, and from a thread that nobody waits for: whoever replaced this attempt says it anew.
+        with contextlib.suppress(StorageError, Stopped), pymongo.timeout(PROGRESS_SECONDS):
+            self._write({"tracking": told}, "store where the session is tracked", patience=0.0)
+
     def extracted(self, keys: Mapping[str, str]) -> None:
         """Say that all features are stored, and the key of each split's set: a head can be trained without a GPU."""
         self._write({"extracted": True, "featureSets": keys}, "store that all features are there")

@@ -68,7 +68,7 @@ def run_attempt(
         with (
             TemporaryDirectory(prefix="session-", dir=work) as folder,
             Use(database, session.uid, attempt) as use,
-            tracked(session, document, reporter),
+            tracked(session, document, reporter, record),
         ):
             disk = Disk(work, disk_limit)
             features = SessionFeatures(session, database, use, Path(folder), reporter, stop, memory_limit, disk)

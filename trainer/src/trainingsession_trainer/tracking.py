@@ -9,6 +9,7 @@ from pathlib import Path
 from .config import Session
 from .errors import Stopped
 from .mlflow import Client, MlflowRun
+from .records import SessionRecord
 from .reporting import Reporter
 
 MLFLOW_SECRET = Path("/etc/trainingsession/mlflow-secret")
@@ -16,8 +17,33 @@ PARAMETERS = ("dataset", "baseModel", "head", "training", "module")
 """Parts of the spec that become parameters of the run."""
 
 
+class Told:
+    """Says in the log and the record what becomes of the run."""
+
+    def __init__(self, reporter: Reporter, record: SessionRecord) -> None:
+        self._reporter = reporter
+        self._record = record
+        self._run: dict[str, str] = {}
+
+    def begun(self, experiment: str, run: str, url: str) -> None:
+        """Name the run."""
+        self._reporter.info(f"MLflow run {url}")
+        self._run = {"experimentID": experiment, "runID": run, "url": url}
+        self._record.tracked(self._run)
+
+    def failed(self, sentence: str) -> None:
+        """Say why it does not work."""
+        self._reporter.info(sentence)
+        self._record.tracked(self._run, sentence)
+
+    def works(self) -> None:
+        """Take that back."""
+        self._reporter.info("MLflow takes part again")
+        self._record.tracked(self._run)
+
+
 @contextmanager
-def tracked(session: Session, document: object, reporter: Reporter) -> Iterator[None]:
+def tracked(session: Session, document: object, reporter: Reporter, record: SessionRecord) -> Iterator[None]:
     """Tell all of the session that happens in the block to the server that the spec names, if it names one."""
     mlflow = session.spec.tracking and session.spec.tracking.mlflow
     if not mlflow:
@@ -26,7 +52,7 @@ def tracked(session: Session, document: object, reporter: Reporter) -> Iterator[
     spec = document.get("spec", {}) if isinstance(document, Mapping) else {}
     said = {name: spec[name] for name in PARAMETERS if name in spec}
     client = Client(mlflow.uri, read_credentials(MLFLOW_SECRET))
-    run = MlflowRun(client, mlflow.experiment, session.name, session.uid, said, reporter.info)
+    run = MlflowRun(client, mlflow.experiment, session.name, session.uid, said, Told(reporter, record))
     reporter.track(run)
     try:
         yield

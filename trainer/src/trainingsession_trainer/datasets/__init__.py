@@ -16,7 +16,12 @@ from .object_folder import download_folder
 from .object_store import is_folder
 from .splits import Dataset, Split
 
-__all__ = ["Dataset", "Disk", "KnownFile", "Split", "open_dataset"]
+__all__ = ["Dataset", "Disk", "KnownFile", "Split", "open_dataset", "place_of"]
+
+
+def place_of(dataset: DatasetSpec) -> str | None:
+    """Name the folder whose files' digests may be kept; one without a claim means nothing to others."""
+    return f"{dataset.claim_name} {dataset.uri}" if dataset.claim_name else None
 
 
 def open_dataset(
@@ -47,9 +52,8 @@ def open_dataset(
     if dataset.is_npz:
         opened = npz.open_npz(found, source.uri, work, stop, disk)
     else:
-        # Without a claim the path is one of this machine, which means nothing to others.
-        there = memory if source.claim_name and found.is_dir() else None
-        known = KnownFiles(f"{source.claim_name} {source.uri}", there)
+        place = place_of(dataset) if found.is_dir() else None
+        known = KnownFiles(place, memory) if place else None
         opened = folder.open_folder(found, source.uri, work, reporter, stop, disk, known)
     # What was unpacked is not needed twice.
     target.unlink(missing_ok=True)
