@@ -15,6 +15,7 @@ Json = dict[str, Any]
 SHARD_BYTES = 300_000
 """Two chunks."""
 MANIFEST_BYTES = 1_000
+THUMBNAIL_BYTES = 2_000
 DAY = timedelta(days=1)
 
 
@@ -33,9 +34,14 @@ def store_file(database: Database[Json], bucket: str, size: int, age: timedelta 
 
 
 def store_shard(database: Database[Json], name: str, index: int, age: timedelta = timedelta(0)) -> ObjectId:
-    """Store a finished shard; returns its file."""
+    """Store a finished shard, the first with thumbnails; returns the file of its features."""
     file_id = store_file(database, "features", SHARD_BYTES, age)
     shard = {"set": key_of(name), "index": index, "file": file_id, "bytes": SHARD_BYTES}
+    if index == 0:
+        shard["thumbnails"] = {
+            "file": store_file(database, "features", THUMBNAIL_BYTES, age),
+            "bytes": THUMBNAIL_BYTES,
+        }
     database["feature_shards"].replace_one({"_id": f"{key_of(name)}/{index}"}, shard, upsert=True)
     return file_id
 
@@ -103,7 +109,7 @@ def store_facts(database: Database[Json], train: str, test: str, age: timedelta 
 
 def set_bytes(shards: int = 2) -> int:
     """Bytes of a set as `store_set` makes it."""
-    return shards * SHARD_BYTES + MANIFEST_BYTES
+    return shards * SHARD_BYTES + (THUMBNAIL_BYTES if shards else 0) + MANIFEST_BYTES
 
 
 def everything(database: Database[Json]) -> dict[str, set[Any]]:

@@ -12,7 +12,7 @@ class StoredSet:
 
     key: str
     bytes: int
-    """Its shards and its manifest."""
+    """Its shards with their thumbnails, and its manifest."""
     weights: str | None
     """Digest of its base weights, which other sets may name too."""
     weights_bytes: int

@@ -1,7 +1,7 @@
 """What a namespace's database holds, and how a feature set is removed while trainers may open or compute it.
 
     mark      the set gets `evicting`, if nobody opened it since it was looked at
-    shards    each document goes as it was seen, then its file
+    shards    each document goes as it was seen, then its files: features and thumbnails
     set       the file of its manifest, then the document, if it still carries the same mark
 
 A trainer that opens a marked set does the rest itself and makes the set anew, so whatever is deleted here is named by
@@ -33,7 +33,7 @@ BUCKETS = FEATURES, ARTIFACTS, CHECKPOINTS, DIGESTS = "features", "artifacts", "
 FACTS = "dataset_facts"
 SESSIONS = "sessions"
 NAMED_BY = {
-    FEATURES: ((SHARDS, "file"), (SETS, "manifest.file"), (WEIGHTS, "file")),
+    FEATURES: ((SHARDS, "file"), (SHARDS, "thumbnails.file"), (SETS, "manifest.file"), (WEIGHTS, "file")),
     ARTIFACTS: ((SESSIONS, "result.artifacts.id"),),
     CHECKPOINTS: ((SESSIONS, "checkpoint.file"),),
 }
@@ -64,7 +64,8 @@ def make_indexes(database: NamespaceDatabase) -> None:
     """Index what is searched here; without, everything works, only slower."""
     with translated("make an index"):
         database[SHARDS].create_index([("set", 1), ("_id", 1)])
-        database[SHARDS].create_index("file", sparse=True)
+        for field in ("file", "thumbnails.file"):
+            database[SHARDS].create_index(field, sparse=True)
         for field in ("result.artifacts.id", "checkpoint.file", "missingSince"):
             database[SESSIONS].create_index(field, sparse=True)
 
@@ -96,7 +97,12 @@ def read_sets(database: NamespaceDatabase, live_recipes: Collection[str] = ()) -
 
     A set is needed while an attempt uses it, a shard of it is leased, or one of `live_recipes` leads to it.
     """
-    size = {"_id": None, "bytes": {"$sum": "$bytes"}, "leased": {"$max": {"$gt": ["$leaseUntil", "$$NOW"]}}}
+    size = {
+        "_id": None,
+        "bytes": {"$sum": "$bytes"},
+        "thumbnails": {"$sum": "$thumbnails.bytes"},
+        "leased": {"$max": {"$gt": ["$leaseUntil", "$$NOW"]}},
+    }
     common = {"$setIntersection": [{"$ifNull": ["$recipes", []]}, {"$literal": list(live_recipes)}]}
     pipeline: list[Mapping[str, Any]] = [
         {"$match": {"_id": IS_KEY, "evicting": {"$exists": False}}},
@@ -110,7 +116,7 @@ def read_sets(database: NamespaceDatabase, live_recipes: Collection[str] = ()) -
             "$project": {
                 "usedAt": {"$toLong": "$used"},
                 "idle": {"$subtract": [{"$toLong": "$$NOW"}, {"$toLong": "$used"}]},
-                "bytes": {"$sum": ["$manifest", {"$first": f"${SHARDS}.bytes"}]},
+                "bytes": {"$sum": ["$manifest", {"$first": f"${SHARDS}.bytes"}, {"$first": f"${SHARDS}.thumbnails"}]},
                 "weights": {"$first": f"${WEIGHTS}._id"},
                 "weightsBytes": {"$sum": f"${WEIGHTS}.bytes"},
                 "needed": {
@@ -193,7 +199,7 @@ def shards_while(
     One by one, and asked after each was read: a shard of a set that was made anew meanwhile is never given.
     """
     last: Any = ""
-    seen = {"file": 1, "token": 1, "leaseUntil": 1}
+    seen = {"file": 1, "token": 1, "leaseUntil": 1, "thumbnails.file": 1}
     while True:
         shard = database[SHARDS].find_one({**only, "set": key, "_id": {"$gt": last}}, seen, sort=[("_id", 1)])
         if shard is None or not holds():
@@ -203,11 +209,13 @@ def shards_while(
 
 
 def remove_shard(database: NamespaceDatabase, seen: Document) -> tuple[int, int]:
-    """Remove a shard's document if it is as it was seen, and the file that it named; returns documents and bytes."""
+    """Remove a shard's document if it is as it was seen, and the files that it named; returns documents and bytes."""
     fields = ("file", "token", "leaseUntil")
     same = {name: {"$eq": seen[name]} if name in seen else {"$exists": False} for name in fields}
     documents = database[SHARDS].delete_one({"_id": seen["_id"]} | same).deleted_count
-    return documents, delete_file(database, FEATURES, seen.get("file"))
+    thumbnails = seen.get("thumbnails")
+    files = (seen.get("file"), thumbnails.get("file") if isinstance(thumbnails, dict) else None)
+    return documents, sum(delete_file(database, FEATURES, file_id) for file_id in files)
 
 
 def object_ids(values: Iterable[Any]) -> set[ObjectId]:

@@ -200,10 +200,11 @@ def test_a_set_whose_removal_was_interrupted_is_removed_and_made_anew(case):
     assert equal(first, second)
     assert second.summary.computed == 80
     assert case.database.feature_sets.count_documents({"evicting": {"$exists": True}}) == 0
-    named = {shard["file"] for shard in case.database.feature_shards.find()}
+    shards = list(case.database.feature_shards.find())
+    named = {shard["file"] for shard in shards} | {shard["thumbnails"]["file"] for shard in shards}
     named |= {found["manifest"]["file"] for found in case.database.feature_sets.find()}
     there = {file["_id"] for file in case.database["features.files"].find()}
-    assert there - named == {half["file"]}
+    assert there - named == {half["file"], half["thumbnails"]["file"]}
     assert named <= there
 
 
@@ -275,3 +276,45 @@ def test_a_subset_is_compared_alone_and_a_larger_one_anew(case):
     assert "among 38 images" in case.out.getvalue()
     assert "among 80 images" in case.out.getvalue()
     assert "Training images by class: red 30, green 30" in case.out.getvalue()
+
+
+def pictures_of_all(prepared):
+    parts = ("train", "validation", "test")
+    return {part: prepared.pictures(part, list(range(len(prepared.digests[part])))) for part in parts}
+
+
+def test_a_session_that_reads_no_image_has_thumbnails_of_the_right_images(mixed_case):
+    case = mixed_case
+    images = pictures_of_all(case.prepare(known=True))
+    thumbnails = pictures_of_all(case.prepare(known=True))
+    assert case.opened == 1
+    for part, wanted in images.items():
+        assert len(wanted) == {"train": 48, "validation": 12, "test": 20}[part]
+        for image, thumbnail in zip(wanted, thumbnails[part]):
+            assert thumbnail.shape == image.shape, "none is larger than 64 pixels"
+            # The class is a colour.
+            assert np.abs(thumbnail.mean(axis=(0, 1)) - image.mean(axis=(0, 1))).max() < 10
+
+
+def test_sets_from_before_thumbnails_and_damaged_ones_give_features_without_pictures(case):
+    first = case.prepare(known=True)
+    shard = case.database.feature_shards.find_one({"set": {"$in": keys(case, "test")}, "index": 0})
+    damage = {"$set": {"data": b"nothing"}}
+    case.database["features.chunks"].update_one({"files_id": shard["thumbnails"]["file"]}, damage)
+    case.database.feature_shards.update_many({"set": first.summary.key}, {"$unset": {"thumbnails": ""}})
+    second = case.prepare(known=True)
+    assert equal(first, second)
+    assert (case.opened, second.summary.computed) == (1, 0)
+    found = pictures_of_all(second)
+    assert all(picture is None for picture in found["train"] + found["validation"])
+    assert [picture is not None for picture in found["test"]] == [False] * 16 + [True] * 4
+
+
+def test_a_damaged_shard_goes_with_its_thumbnails(case):
+    case.prepare(known=True)
+    files = case.database["features.files"].count_documents({})
+    damage_a_shard(case)
+    second = case.prepare(known=True)
+    assert second.summary.computed == 16
+    assert case.database["features.files"].count_documents({}) == files
+    assert sweep(case.database, timedelta(0)) == []

@@ -81,7 +81,8 @@ def worker(mongod, database):
 
 def orphans(database):
     """Count files that no shard names, and chunks that no file names: only a sweep may remove them."""
-    named = {shard["file"] for shard in database.feature_shards.find({"file": {"$exists": True}})}
+    shards = list(database.feature_shards.find({"file": {"$exists": True}}))
+    named = {shard["file"] for shard in shards} | {shard["thumbnails"]["file"] for shard in shards}
     files = set(database["features.files"].distinct("_id"))
     chunks = set(database["features.chunks"].distinct("files_id"))
     assert named <= files

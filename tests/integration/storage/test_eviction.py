@@ -12,6 +12,7 @@ from pymongo.database import Database
 from killable_database import KillableDatabase, Killed, Killer
 from stored import (
     SHARD_BYTES,
+    THUMBNAIL_BYTES,
     everything,
     key_of,
     lease_shard,
@@ -53,7 +54,8 @@ def is_whole(database: Database[Json], name: str, shards: int = 2) -> bool:
     documents = list(database["feature_shards"].find({"set": key_of(name)}))
     if found is None or "evicting" in found or len(documents) != shards:
         return False
-    for file_id in (found["manifest"]["file"], *(document["file"] for document in documents)):
+    thumbnails = [document["thumbnails"]["file"] for document in documents if "thumbnails" in document]
+    for file_id in (found["manifest"]["file"], *thumbnails, *(document["file"] for document in documents)):
         file = database["features.files"].find_one({"_id": file_id})
         if file is None or file["length"] != sum(
             len(chunk["data"]) for chunk in database["features.chunks"].find({"files_id": file_id})
@@ -166,13 +168,14 @@ def test_killed_after_any_write_the_next_round_completes_the_eviction(database):
         assert not database["feature_shards"].find_one({"set": key_of("old")})
         sweep(database, NOTHING)
         assert is_whole(database, "other")
-        assert database["features.files"].count_documents({}) == 3, "the other set's shards and manifest"
-        assert database["features.chunks"].count_documents({}) == 5
+        assert database["features.files"].count_documents({}) == 4, "the other set's shards, thumbnails and manifest"
+        assert database["features.chunks"].count_documents({}) == 6
         database.client.drop_database(database.name)
         if kills > killer.writes:
             break
-    # The mark; a document, a file and its chunks of two shards; the leased one; the manifest; the set.
-    assert killer.writes == 1 + 2 * 3 + 1 + 2 + 1
+    # The mark; a document, a file and its chunks of two shards; the thumbnails of one; the leased one; the manifest;
+    # the set.
+    assert killer.writes == 1 + 2 * 3 + 2 + 1 + 2 + 1
 
 
 class Overtaker:
@@ -236,7 +239,7 @@ def test_an_eviction_that_must_stop_goes_on_in_the_next_round(database):
     store_set(database, "old", shards=3)
     left = iter([True, True])
     done = evict_seen(database, seen(database, "old"), pace=lambda: next(left, False))
-    assert done == Eviction(key_of("old"), shards=1, bytes=SHARD_BYTES, complete=False)
+    assert done == Eviction(key_of("old"), shards=1, bytes=SHARD_BYTES + THUMBNAIL_BYTES, complete=False)
     assert marked_sets(database) == [key_of("old")]
     assert read_sets(database) == []
     assert complete_eviction(database, key_of("old")).shards == 2

@@ -13,6 +13,7 @@ from builders import record, result
 from stored import (
     DAY,
     SHARD_BYTES,
+    THUMBNAIL_BYTES,
     everything,
     key_of,
     lease_shard,
@@ -201,7 +202,7 @@ def test_shards_that_were_stored_after_their_set_was_evicted_are_swept(database)
     store_shard(database, "gone", 1, YOUNG)
     lease_shard(database, "gone", 2, timedelta(minutes=1))
     lease_shard(database, "gone", 3, -OLD)
-    assert sweep(database, DAY) == [Removed(STRAYS, 2, SHARD_BYTES)]
+    assert sweep(database, DAY) == [Removed(STRAYS, 2, SHARD_BYTES + THUMBNAIL_BYTES)]
     assert sorted(database["feature_shards"].distinct("index", {"set": key_of("gone")})) == [1, 2]
     assert database["feature_shards"].count_documents({"set": key_of("there")}) == 2
 
@@ -218,7 +219,7 @@ def test_shards_of_a_set_that_is_made_anew_meanwhile_stay(database):
             store_set(database, "gone", shards=0)
         return True
 
-    assert sweep(database, DAY, pace) == [Removed(STRAYS, 1, SHARD_BYTES)]
+    assert sweep(database, DAY, pace) == [Removed(STRAYS, 1, SHARD_BYTES + THUMBNAIL_BYTES)]
     assert open_set(database, "gone")
     assert database["feature_shards"].count_documents({"set": key_of("gone")}) == 2
 
@@ -237,8 +238,8 @@ def test_many_files_and_chunks_are_swept_in_parts(database, monkeypatch):
         Removed(CHUNKS.format("features"), 5, 5 * SIZE),
     ]
     assert database["feature_sets"].distinct("_id") == [kept]
-    assert database["features.files"].count_documents({}) == 5
-    assert database["features.chunks"].count_documents({}) == 9
+    assert database["features.files"].count_documents({}) == 6
+    assert database["features.chunks"].count_documents({}) == 10
     assert sweep(database, NOTHING) == []
 
 
@@ -259,5 +260,5 @@ def test_a_sweep_that_finds_nothing_reads_no_chunk(database):
     assert sweep(database, DAY) == []
     database.command("profile", 0)
     looks = list(database["system.profile"].find({"ns": f"{database.name}.features.chunks"}))
-    assert sum(look["keysExamined"] for look in looks) == 9
+    assert sum(look["keysExamined"] for look in looks) == 10
     assert sum(look["docsExamined"] for look in looks) == 0

@@ -77,7 +77,7 @@ def test_the_complete_model_scores_the_reported_accuracy_in_a_fresh_process(
     paths = write_artifacts(
         tmp_path,
         head=head,
-        base=base,
+        base=lambda: base,
         class_names=CLASSES,
         history=history,
         evaluation=evaluation,
@@ -114,6 +114,18 @@ def test_the_complete_model_scores_the_reported_accuracy_in_a_fresh_process(
         rows = list(csv.DictReader(file))
     assert [int(row["epoch"]) for row in rows] == list(range(1, 13))
     assert float(rows[3]["val_loss"]) == history.epochs[3].figures["val_loss"]
+    assert {row["learning_rate"] for row in rows} == {"0.01"}
+    without = write_artifacts(
+        tmp_path,
+        head=head,
+        base=lambda: pytest.fail("no export needs the base model"),
+        class_names=CLASSES,
+        history=history,
+        evaluation=evaluation,
+        exports=("predictions", "pictures"),
+        say=reporter.info,
+    )
+    assert without == [path for path in paths if path.name != "model.keras"]
     # The optimizer's state would make the file three times as large.
     weights = sum(weight.nbytes for weight in head.get_weights())
     assert (tmp_path / "head.weights.h5").stat().st_size < 2 * weights + 50_000

@@ -81,6 +81,7 @@ def test_tensorboards_reader_finds_every_figure_of_every_epoch(subject, no_stop,
     for epoch in subject.trained.history.epochs:
         assert found[epoch.number, "validation/loss"] == pytest.approx(epoch.figures["val_loss"])
         assert found[epoch.number, "train/accuracy"] == pytest.approx(epoch.figures["accuracy"])
+        assert found[epoch.number, "learning_rate"] == pytest.approx(epoch.learning_rate)
 
 
 def test_the_worst_mistakes_are_the_surest_ones(subject, no_stop, tmp_path) -> None:

@@ -104,11 +104,14 @@ def test_every_metric_is_what_its_textbook_says(train, make_features, loss: str)
 
 
 def test_the_learning_rate_ends_where_its_schedule_does(train) -> None:
-    head, _, _ = train(
+    head, history, _ = train(
         epochs=4, learningRate={"schedule": "cosine", "warmupEpochs": 1}, optimizer=FAST, restoreBest=False
     )
     # Twenty-four steps after those of the warm-up, the last of which is number 23.
     assert float(head.optimizer.learning_rate) == pytest.approx(0.02 * (1 + np.cos(np.pi * 23 / 24)) / 2, rel=1e-5)
+    rates = [epoch.learning_rate for epoch in history.epochs]
+    wanted = [0.02, *(0.02 * (1 + np.cos(np.pi * (8 * epoch - 1) / 24)) / 2 for epoch in (1, 2, 3))]
+    assert rates == pytest.approx(wanted, rel=1e-5), "of each epoch's last step"
 
 
 def test_a_class_without_weight_is_not_learned(train) -> None:

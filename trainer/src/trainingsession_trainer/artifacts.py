@@ -35,7 +35,7 @@ def write_artifacts(
     folder: Path,
     *,
     head: keras.Model,
-    base: BaseModel,
+    base: Callable[[], BaseModel],
     class_names: Sequence[str],
     history: History,
     evaluation: Evaluation,
@@ -45,7 +45,8 @@ def write_artifacts(
 ) -> list[Path]:
     """Write what every session leaves and the `exports` asked for into `folder`; gives paths in the order listed.
 
-    A form that the model does not have is told to `say` and left out: the result does not depend on it.
+    `base` is called only where one of them needs the base model, which takes seconds to build. A form that the model
+    does not have is told to `say` and left out: the result does not depend on it.
     """
     plain = uncompiled(head)
     architecture = folder / "architecture.json"
@@ -54,7 +55,7 @@ def write_artifacts(
     plain.save_weights(weights)
     names = folder / "class_names.json"
     names.write_text(json.dumps(list(class_names), ensure_ascii=False, indent=1) + "\n", "utf-8")
-    models = write_models(folder, lambda: complete_model(base.pixels_model(), plain), class_names, exports, say)
+    models = write_models(folder, lambda: complete_model(base().pixels_model(), plain), class_names, exports, say)
     log = folder / "training_log.csv"
     _write_log(log, history)
     metrics = folder / "metrics.json"
@@ -176,9 +177,11 @@ def _write_log(path: Path, history: History) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         columns = list(history.epochs[0].figures)
-        writer.writerow(["epoch", "seconds", *columns])
+        writer.writerow(["epoch", "seconds", *columns, "learning_rate"])
         for epoch in history.epochs:
-            writer.writerow([epoch.number, f"{epoch.seconds:.3f}", *(repr(epoch.figures[name]) for name in columns)])
+            figures = [repr(epoch.figures[name]) for name in columns]
+            rate = "" if epoch.learning_rate is None else repr(epoch.learning_rate)
+            writer.writerow([epoch.number, f"{epoch.seconds:.3f}", *figures, rate])
 
 
 def _metrics_document(

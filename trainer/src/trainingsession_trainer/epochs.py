@@ -59,7 +59,8 @@ def run_epochs(
         while snapshot.epoch < training.epochs and not ends_early(training.early_stopping, snapshot.epochs):
             epoch = loop.run_epoch(snapshot.epoch, train, validation)
             snapshot = _after(snapshot, epoch, loop.state(), loop.kept, keep_best=training.restore_best)
-            reporter.epoch(epoch.number, training.epochs, epoch.figures, epoch.seconds, len(train))
+            rate = epoch.learning_rate if training.learning_rate is not None else None
+            reporter.epoch(epoch.number, training.epochs, epoch.figures, epoch.seconds, len(train), learning_rate=rate)
             checkpoints.offer(snapshot)
         if training.early_stopping is not None and snapshot.epoch < training.epochs:
             reporter.info(
@@ -153,10 +154,12 @@ class Loop:
         set_random_layers(self._random, training.seed, index)
         batches = train.batches(training.batch_size, (training.seed, index))
         figures = self._pass(index, self._train_step, self._at_its_rate(index, batches, len(train)))
+        # A float32's own digits, not those that a longer number adds.
+        rate = float(f"{float(self._model.optimizer.learning_rate):.6g}")
         if len(validation):
             found = self._pass(index, self._test_step, validation.batches(evaluation_batch(training.batch_size), None))
             figures |= {f"val_{name}": value for name, value in found.items()}
-        return Epoch(index + 1, time.monotonic() - started, figures)
+        return Epoch(index + 1, time.monotonic() - started, figures, rate)
 
     def _at_its_rate(self, index: int, batches: Iterable[tuple[Any, Any]], images: int) -> Iterator[tuple[Any, Any]]:
         """Set the learning rate before each batch is handed on, where it has a schedule."""

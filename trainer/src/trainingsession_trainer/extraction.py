@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ from .errors import DataError, SpecError, Stopped
 from .extractor import Extractor, Floats
 from .feature_sets import FeatureSet
 from .feature_store import FeatureStore
+from .thumbnails import Thumbnails
 
 Told = Callable[[int, int, float | None], None]  # images there by now, those computed here, images per second
 
@@ -27,6 +29,16 @@ FLOAT16_SMALLEST_MEDIAN = 1e-4
 MOSTLY_ZERO = 0.999
 POLL_SECONDS = 0.5
 _RENEWALS_PER_LEASE = 4
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A claimed shard as it was computed, in so many seconds; `thumbnails` are packed."""
+
+    index: int
+    features: Floats
+    thumbnails: bytes
+    seconds: float
 
 
 class Extraction:
@@ -63,7 +75,7 @@ class Extraction:
         """
         ours: dict[int, int] = {}
         claims = Claims(self._store, found, shards)
-        with _Storing(lambda *shard: self._store_shard(found, *shard)) as storing:
+        with _Storing(lambda shard, dtype: self._store_shard(found, shard, dtype)) as storing:
             while True:
                 claims.look()
                 # The shard that is being stored counts as done, and only once.
@@ -78,22 +90,20 @@ class Extraction:
                         raise Stopped("Stopped before all features were computed; the next attempt finds those stored.")
                     claimed = claims.claim(besides=storing.index)
                 if claimed is not None:
-                    started = time.monotonic()
-                    features = self._compute(
+                    shard = self._compute(
                         split,
                         found,
                         claimed,
                         lambda done: told(stored + done, computed + done, self._rate()),  # noqa: B023 - called within this turn
                     )
-                    seconds = time.monotonic() - started
                     try:
                         # Before the next is computed: useless features end the session with the set's first shard.
-                        dtype = self._stored_type(found, features)
+                        dtype = self._stored_type(found, shard.features)
                         ours |= storing.finish()
                     except BaseException:
                         self._store.release(found, claimed)
                         raise
-                    storing.start(claimed, features, dtype, seconds)
+                    storing.start(shard, dtype)
                     continue
                 if storing.index is None:
                     if not wait:
@@ -102,9 +112,10 @@ class Extraction:
                     time.sleep(POLL_SECONDS)
                 ours |= storing.finish()
 
-    def _compute(self, split: Split, found: FeatureSet, index: int, told: Callable[[int], None]) -> Floats:
+    def _compute(self, split: Split, found: FeatureSet, index: int, told: Callable[[int], None]) -> Computed:
         """Compute a claimed shard, keeping its lease."""
-        renewed = counted = time.monotonic()
+        started = renewed = counted = time.monotonic()
+        thumbnails = Thumbnails(found.split, *found.bounds(index))
 
         def tick(done: int, images: int) -> None:
             nonlocal renewed, counted
@@ -116,10 +127,11 @@ class Extraction:
                 renewed = now
 
         try:
-            return self._extractor.features(split, *found.bounds(index), tick)
+            features = self._extractor.features(split, *found.bounds(index), tick, thumbnails.see)
         except BaseException:
             self._store.release(found, index)
             raise
+        return Computed(index, features, thumbnails.packed(), time.monotonic() - started)
 
     def _stored_type(self, found: FeatureSet, features: Floats) -> np.dtype[Any]:
         """Give the type in which the set is stored, which its first shard decides; raises SpecError, DataError."""
@@ -130,23 +142,22 @@ class Extraction:
         check_useful(features)
         return self._store.fix_stored_type(found.key, choose_type(features))
 
-    def _store_shard(
-        self, found: FeatureSet, index: int, features: Floats, dtype: np.dtype[Any], seconds: float
-    ) -> bool:
-        """Store a claimed shard that took so long to compute; False when the claim was lost."""
+    def _store_shard(self, found: FeatureSet, shard: Computed, dtype: np.dtype[Any]) -> bool:
+        """Store a claimed shard; False when the claim was lost."""
         try:
             # A later shard may hold what float16 cannot; it is then stored wider, and the set is read as float32.
-            wide = float(np.abs(features).max(initial=0)) > FLOAT16_LARGEST
-            self._store.renew(found, index)
+            wide = float(np.abs(shard.features).max(initial=0)) > FLOAT16_LARGEST
+            self._store.renew(found, shard.index)
             facts = {
                 "tensorflow": tf.__version__,
                 "keras": keras.__version__,
-                "seconds": seconds,
+                "seconds": shard.seconds,
                 "device": "GPU" if tf.config.list_logical_devices("GPU") else "CPU",
             }
-            return self._store.finish(found, index, features.astype(np.float32 if wide else dtype), facts)
+            features = shard.features.astype(np.float32 if wide else dtype)
+            return self._store.finish(found, shard.index, features, facts, shard.thumbnails)
         except BaseException:
-            self._store.release(found, index)
+            self._store.release(found, shard.index)
             raise
 
     def _rate(self) -> float | None:
@@ -156,7 +167,7 @@ class Extraction:
 class _Storing:
     """Stores one shard in a thread of its own, while the next is computed; what is begun is ended with the block."""
 
-    def __init__(self, store: Callable[[int, Floats, np.dtype[Any], float], bool]) -> None:
+    def __init__(self, store: Callable[[Computed, np.dtype[Any]], bool]) -> None:
         self._store = store
         self._thread = ThreadPoolExecutor(1, "store")
         self._result: Future[bool] | None = None
@@ -169,10 +180,10 @@ class _Storing:
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown(wait=True)
 
-    def start(self, index: int, features: Floats, dtype: np.dtype[Any], seconds: float) -> None:
-        """Begin to store a shard that took so long to compute; the one before must be finished."""
-        self.index, self.images = index, len(features)
-        self._result = self._thread.submit(self._store, index, features, dtype, seconds)
+    def start(self, shard: Computed, dtype: np.dtype[Any]) -> None:
+        """Begin to store a shard; the one before must be finished."""
+        self.index, self.images = shard.index, len(shard.features)
+        self._result = self._thread.submit(self._store, shard, dtype)
 
     def finish(self) -> dict[int, int]:
         """Wait for the shard that is being stored; gives its images by index, nothing where its claim was lost."""

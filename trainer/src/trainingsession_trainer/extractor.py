@@ -30,6 +30,8 @@ Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
 Function = Callable[[Any], Any]
 """From an array or tensor to a tensor."""
+See = Callable[[int, npt.NDArray[np.uint8]], None]
+"""Called with an image's place in the split's order and the image [h, w, 3]."""
 
 _STOPPED = "Stopped while features were computed; the next attempt goes on with those stored."
 _BATCH_PIXELS = 1_250_000
@@ -62,15 +64,18 @@ class Extractor:
         self._run = compiled(model, tf.TensorSpec((None, *self._shape), self._dtype))
         self._resize = resize_function(base)
 
-    def features(self, split: Split, low: int, high: int, tick: Callable[[int, int], None]) -> Floats:
+    def features(
+        self, split: Split, low: int, high: int, tick: Callable[[int, int], None], see: See = lambda index, image: None
+    ) -> Floats:
         """Compute the features of images [low, high) as float32 [high - low, *feature_shape].
 
-        `tick` hears after each batch how many are done, and how many of them were in the batch. Raises DataError for
-        an image, SpecError when memory is too small for one image, Stopped.
+        `tick` hears after each batch how many are done, and how many of them were in the batch. `see` is shown every
+        image while it is in memory, by several threads. Raises DataError for an image, SpecError when memory is too
+        small for one image, Stopped.
         """
         result: Floats = np.empty((high - low, *self._base.feature_shape), np.float32)
         done = 0
-        fill = split.read if self._whole else partial(self._read_resized, split)
+        fill = partial(self._read_whole if self._whole else self._read_resized, split, see)
         ahead = ReadAhead(fill, self._shape, self._dtype, processors())
         with closing(ahead.batches(low, high, self._size.next)) as batches:
             for values in self._computed(batches):
@@ -128,12 +133,19 @@ class Extractor:
         parts = [images[start : start + half] for start in range(0, count, half)]
         return np.concatenate([self._fetch(part, len(part), self._start(part)) for part in parts])[:count]
 
-    def _read_resized(self, split: Split, low: int, out: Array) -> None:
+    def _read_whole(self, split: Split, see: See, low: int, out: Array) -> None:
+        split.read(low, out)
+        for place, image in enumerate(out):
+            see(low + place, image)
+
+    def _read_resized(self, split: Split, see: See, low: int, out: Array) -> None:
         for place, index in enumerate(range(low, low + len(out))):
             if self._stop():
                 raise Stopped(_STOPPED)
             with self._room.of(math.prod((self._base.image_shape or split.shape(index))[:2])):
-                out[place] = self._resize(split.image(index)).numpy()
+                image = split.image(index)
+                out[place] = self._resize(image).numpy()
+                see(index, image)
 
 
 def compiled(model: keras.Model, images: tf.TensorSpec) -> Function:

@@ -255,8 +255,9 @@ class FeatureCatalog:
         for shard in shards:
             seen = {"_id": shard["_id"], **{name: shard.get(name) for name in ("file", "token", "leaseUntil")}}
             self._do(lambda seen=seen: self._shards.delete_one(seen), "remove features")  # type: ignore[misc]
-            if shard.get("file"):
-                self._delete(shard["file"])
+            for named in (shard, shard.get("thumbnails") or {}):
+                if named.get("file"):
+                    self._delete(named["file"])
         self._do(lambda: self._sets.delete_one({"_id": key, "evicting": going["evicting"]}), "remove features")
         if "manifest" in going:
             self._delete(going["manifest"]["file"])

@@ -1,7 +1,8 @@
 """Features in MongoDB: shards claimed with a lease and kept in GridFS.
 
     feature_shards  _id key/index · set · index · token and leaseUntil while it is computed ·
-                    file, sha256, bytes, images, dtype when it is there
+                    file, sha256, bytes, images, dtype when it is there ·
+                    thumbnails {file, sha256, bytes} of its first images, where they have some
 
 Several sessions may need the same shard: who claims it computes it. The lease is measured by MongoDB's clock, and
 finishing is conditional on the claim's token, so that a process that was believed dead changes nothing.
@@ -27,6 +28,7 @@ from .codec import CodecError, decode, encode
 from .feature_sets import FeatureSet
 from .mongodb import PATIENCE_SECONDS, Document, patiently
 from .shard_files import ShardFiles
+from .thumbnails import largest_file
 
 T = TypeVar("T")
 Array = npt.NDArray[np.generic]
@@ -133,24 +135,24 @@ class FeatureStore:
         with contextlib.suppress(PyMongoError):
             self._shards.delete_one({"_id": _shard_id(found, index), "token": self._token, "file": None})
 
-    def finish(self, found: FeatureSet, index: int, features: Array, facts: Mapping[str, Any]) -> bool:
+    def finish(
+        self, found: FeatureSet, index: int, features: Array, facts: Mapping[str, Any], thumbnails: bytes = b""
+    ) -> bool:
         """Store a claimed shard; False, with nothing left behind, when the claim was lost meanwhile."""
-        data = encode(features)
         name = _shard_id(found, index)
-        file_id = ObjectId()
-        try:
-            self._do(lambda: self._files.write(file_id, name, data), "store features")
-        except BaseException:
-            self._delete(file_id)
-            raise
-        values = {
-            "file": file_id,
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "bytes": len(data),
+        named = self._write(name, encode(features))
+        values: Document = {
+            **named,
             "images": len(features),
             "dtype": features.dtype.name,
             "facts": dict(facts),
         }
+        if thumbnails:
+            try:
+                values["thumbnails"] = self._write(f"{name}/thumbnails", thumbnails)
+            except BaseException:
+                self._delete(named["file"])
+                raise
         mine = {"_id": name, "token": self._token, "file": None}
         update = {"$set": values, "$unset": {"token": "", "leaseUntil": ""}}
 
@@ -158,11 +160,11 @@ class FeatureStore:
             if self._shards.update_one(mine, update).matched_count == 1:
                 return True
             # The answer to an earlier attempt may have been lost on its way.
-            return self._shards.find_one({"_id": name, "file": file_id}) is not None
+            return self._shards.find_one({"_id": name, "file": named["file"]}) is not None
 
         finished = self._do(attempt, "store features")
         if not finished:
-            self._delete(file_id)
+            self._delete_files(values)
         return finished
 
     def read(self, found: FeatureSet, index: int, document: Mapping[str, Any]) -> Array | None:
@@ -180,14 +182,37 @@ class FeatureStore:
         except CodecError:
             return None
 
+    def thumbnails(self, found: FeatureSet, index: int) -> memoryview | None:
+        """Read a shard's thumbnails as they were stored; None when there are none or they are damaged."""
+        named = (self.find(found, index) or {}).get("thumbnails")
+        if named is None or not 0 < int(named["bytes"]) <= largest_file(found.shape(index)[0]):
+            return None
+        read = lambda: self._files.read(named["file"], int(named["bytes"]), str(named["sha256"]))  # noqa: E731
+        return self._do(read, "read thumbnails")
+
     def drop(self, found: FeatureSet, index: int, document: Mapping[str, Any]) -> None:
         """Forget a damaged shard; one that was computed again meanwhile stays."""
         bad = {"_id": _shard_id(found, index), "file": document["file"]}
         self._do(lambda: self._shards.delete_one(bad), "drop damaged features")
-        self._delete(document["file"])
+        self._delete_files(document)
 
     def _until(self) -> Document:
         return {"$add": ["$$NOW", int(1000 * self.lease_seconds)]}
+
+    def _write(self, name: str, data: bytes | memoryview) -> Document:
+        """Store a file; gives what names it."""
+        file_id = ObjectId()
+        try:
+            self._do(lambda: self._files.write(file_id, name, data), "store features")
+        except BaseException:
+            self._delete(file_id)
+            raise
+        return {"file": file_id, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+    def _delete_files(self, shard: Mapping[str, Any]) -> None:
+        for named in (shard, shard.get("thumbnails") or {}):
+            if named.get("file"):
+                self._delete(named["file"])
 
     def _delete(self, file_id: ObjectId) -> None:
         # What cannot be deleted now is an orphan for the sweeper.

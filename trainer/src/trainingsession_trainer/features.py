@@ -34,13 +34,14 @@ from .image_examples import ImageExamples, images_by_part
 from .kept_weights import KeptWeights
 from .loading import DamagedFeatures, Loader, Part, memory_budget
 from .mongodb import Document
-from .part_images import Picture, digests_by_part, pictures_of
+from .part_images import digests_by_part, images_at, places_of, thumbnails_at
 from .records import SessionWarning
 from .reporting import Reporter, duration
+from .thumbnails import Picture
 
 Shape = tuple[int, int, int]
 Pictures = Callable[[str, Sequence[int]], Sequence[Picture | None]]
-"""Called with a part and indices of its images; gives None for one that is not at hand."""
+"""Called with a part and indices of its images; gives None for one of which there is not even a thumbnail."""
 Validate = Callable[[tuple[int, ...], Sequence[str]], None]
 """Called with the features' shape and the names of the classes, before any image is decoded."""
 
@@ -181,15 +182,18 @@ class SessionFeatures:
             base=base,
             sets=stored.keys,
             digests=digests_by_part(stored.train, stored.test, held_back),
-            pictures=partial(self._pictures, stored.train, held_back),
+            pictures=partial(self._pictures, stored, held_back),
             warnings=self.check(stored),
         )
 
-    def _pictures(self, train: Part, held_back: Decimal, part: str, rows: Sequence[int]) -> Sequence[Picture | None]:
-        """Give images from the data set if it was opened for something else; it is not fetched for pictures."""
-        if "_dataset" not in self.__dict__:
-            return [None] * len(rows)
-        return pictures_of(self._dataset, train, held_back, part, rows)
+    def _pictures(
+        self, stored: StoredFeatures, held_back: Decimal, part: str, rows: Sequence[int]
+    ) -> Sequence[Picture | None]:
+        """Give images from the data set if it was opened for something else, else the thumbnails that the set keeps."""
+        places = places_of(stored.train, held_back, part, rows)
+        if "_dataset" in self.__dict__:
+            return images_at(self._dataset, part, places)
+        return thumbnails_at(self._store, (stored.test if part == "test" else stored.train).found, places)
 
     def _base_for(self, image_shape: Shape | None) -> BaseModel:
         return self._base.for_images(image_shape)

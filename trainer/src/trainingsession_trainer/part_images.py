@@ -1,4 +1,4 @@
-"""Which images the rows of training, validation and test features belong to."""
+"""Which images the rows of training, validation and test features belong to, and what these look like."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from decimal import Decimal
 from itertools import compress
 
 import numpy as np
-import numpy.typing as npt
 
 from .datasets import Dataset
 from .datasets.order import validation_mask
+from .feature_sets import FeatureSet
+from .feature_store import FeatureStore
 from .loading import Part
-
-Picture = npt.NDArray[np.uint8]
-"""[h, w, 3], RGB."""
+from .thumbnails import Picture, picture_in
 
 
 def digests_by_part(train: Part, test: Part, held_back: Decimal) -> Mapping[str, Sequence[bytes]]:
@@ -30,10 +29,27 @@ def digests_by_part(train: Part, test: Part, held_back: Decimal) -> Mapping[str,
     }
 
 
-def pictures_of(dataset: Dataset, train: Part, held_back: Decimal, part: str, rows: Sequence[int]) -> Sequence[Picture]:
-    """Decode the images of some rows of a part; raises DataError."""
+def places_of(train: Part, held_back: Decimal, part: str, rows: Sequence[int]) -> Sequence[int]:
+    """Give the places of some rows of a part in the order of their split."""
     if part == "test":
-        return [dataset.test.image(row) for row in rows]
+        return rows
     held = validation_mask(train.labels, held_back)
     places = np.flatnonzero(held if part == "validation" else ~held)
-    return [dataset.train.image(int(places[row])) for row in rows]
+    return [int(places[row]) for row in rows]
+
+
+def images_at(dataset: Dataset, part: str, places: Sequence[int]) -> Sequence[Picture]:
+    """Decode images of the data set; raises DataError."""
+    split = dataset.test if part == "test" else dataset.train
+    return [split.image(place) for place in places]
+
+
+def thumbnails_at(store: FeatureStore, found: FeatureSet, places: Sequence[int]) -> Sequence[Picture | None]:
+    """Read what a set keeps of its images; None for one that has no thumbnail. One shard's are in memory at a time."""
+    pictures: dict[int, Picture | None] = {}
+    for index in sorted({place // found.shard_images for place in places}):
+        low, high = found.bounds(index)
+        data = store.thumbnails(found, index)
+        if data is not None:
+            pictures |= {place: picture_in(data, place - low) for place in places if low <= place < high}
+    return [pictures.get(place) for place in places]

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -125,13 +126,28 @@ class Reporter:
         """Say how many of `total` trainings are done; the epochs that follow count over all of them."""
         self._repeat, self._repeats = done, total
 
-    def epoch(self, epoch: int, epochs: int, figures: Mapping[str, float], seconds: float, images: int) -> None:
-        """Tell an epoch's figures; epochs count from 1, `images` were trained on in `seconds`."""
+    def epoch(
+        self,
+        epoch: int,
+        epochs: int,
+        figures: Mapping[str, float],
+        seconds: float,
+        images: int,
+        *,
+        learning_rate: float | None = None,
+    ) -> None:
+        """Tell an epoch's figures; epochs count from 1, `images` were trained on in `seconds`.
+
+        `learning_rate` is for log and tracker: the status rounds figures to 4 decimals.
+        """
         overall, total = self._repeat * epochs + epoch, self._repeats * epochs
         remaining = seconds * (total - overall)
         width = len(str(epochs))
         words = [f"Epoch {epoch:>{width}}/{epochs}"]
         words += _figures(figures)
+        if learning_rate is not None:
+            # Without an exponent, for Katib.
+            words.append(f"learning_rate={Decimal(f'{learning_rate:.3g}'):f}")
         words.append(f"{seconds:.1f} s")
         if remaining >= 1:
             words.append(f"{duration(remaining)} remaining")
@@ -146,7 +162,8 @@ class Reporter:
             "metrics": [{"name": name, "value": value} for name, value in figures.items()],
         }
         if self._tracker is not None:
-            self._tracker.epoch(overall, figures)
+            told = {} if learning_rate is None else {"learning_rate": learning_rate}
+            self._tracker.epoch(overall, {**figures, **told})
         self._record(self._epochs, force=overall == total)
 
     def result(self, figures: Mapping[str, float]) -> None:

@@ -135,7 +135,7 @@ def run_session(
     paths = artifacts.write_artifacts(
         folder,
         head=head,
-        base=prepared.base(),
+        base=prepared.base,
         class_names=prepared.class_names,
         history=history,
         evaluation=evaluation,

@@ -22,11 +22,15 @@ _SLACK_BYTES, _ARRAY_BYTES, _EPOCH_BYTES = 65_536, 1_024, 2_048
 
 @dataclass(frozen=True)
 class Epoch:
-    """Figures of one epoch, counted from 1: loss, accuracy, the metrics, and with validation images val_ of each."""
+    """Figures of one epoch, counted from 1: loss, accuracy, the metrics, and with validation images val_ of each.
+
+    `learning_rate` is that of its last step; a checkpoint of an older version does not tell.
+    """
 
     number: int
     seconds: float
     figures: Mapping[str, float]
+    learning_rate: float | None = None
 
 
 @dataclass(frozen=True)

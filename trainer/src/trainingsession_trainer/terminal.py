@@ -72,11 +72,20 @@ class TerminalReporter(Reporter):
         self._progress.update(self._bar, completed=completed, total=of, figures=figures)
         super().extraction(split, done, total, reused, rate, overall=overall)
 
-    def epoch(self, epoch: int, epochs: int, figures: Mapping[str, float], seconds: float, images: int) -> None:
+    def epoch(
+        self,
+        epoch: int,
+        epochs: int,
+        figures: Mapping[str, float],
+        seconds: float,
+        images: int,
+        *,
+        learning_rate: float | None = None,
+    ) -> None:
         """Move the bar by epochs."""
         shown = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.items() if "acc" in name)
         self._progress.update(self._bar, completed=epoch, total=epochs, figures=shown)
-        super().epoch(epoch, epochs, figures, seconds, images)
+        super().epoch(epoch, epochs, figures, seconds, images, learning_rate=learning_rate)
 
     def _write(self, line: str) -> None:
         self._progress.console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)

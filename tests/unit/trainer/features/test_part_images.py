@@ -11,7 +11,7 @@ from trainingsession_trainer.datasets import digits
 from trainingsession_trainer.datasets.order import prefix
 from trainingsession_trainer.feature_sets import FeatureSet
 from trainingsession_trainer.loading import Part
-from trainingsession_trainer.part_images import digests_by_part, pictures_of
+from trainingsession_trainer.part_images import digests_by_part, images_at, places_of
 
 
 @pytest.mark.parametrize("held_back", ["0", "0.2", "0.5"])
@@ -26,7 +26,7 @@ def test_an_image_of_a_row_has_the_rows_digest(held_back) -> None:
     assert len(by_part["validation"]) == pytest.approx(float(held_back) * len(parts[0].labels), abs=10)
     for part, wanted in by_part.items():
         rows = list(range(0, len(wanted), 7))
-        pictures = pictures_of(dataset, parts[0], Decimal(held_back), part, rows)
+        pictures = images_at(dataset, part, places_of(parts[0], Decimal(held_back), part, rows))
         assert [hashlib.sha256(picture[..., 0].tobytes()).digest() for picture in pictures] == [
             wanted[row] for row in rows
         ]

@@ -78,6 +78,14 @@ def test_an_epoch_line_says_figures_and_what_remains(parts) -> None:
     assert sink.written == [("Training", {"percent": 0})]
 
 
+def test_a_learning_rate_that_changes_is_in_the_line_and_not_in_the_status(parts) -> None:
+    reporter, out, sink, _ = parts
+    reporter.phase("Training")
+    reporter.epoch(20, 20, {"loss": 0.5}, 4.0, 1200, learning_rate=1.23456e-5)
+    assert out.getvalue() == "2030-01-02T12:00:00Z Epoch 20/20  loss=0.5000  learning_rate=0.0000123  4.0 s\n"
+    assert sink.written[-1][1]["metrics"] == [{"name": "loss", "value": 0.5}]
+
+
 def test_the_record_is_written_every_few_seconds_and_at_the_end(parts) -> None:
     reporter, _, sink, clock = parts
     reporter.phase("Training")

@@ -18,7 +18,10 @@ FILE = "events.out.tfevents.0"
 
 
 def write_events(path: Path, epochs: Sequence[Epoch]) -> None:
-    """Write a scalar per figure and epoch, train and validation under one name: train/loss, validation/loss."""
+    """Write a scalar per figure and epoch, train and validation under one name: train/loss, validation/loss.
+
+    And the learning rate.
+    """
     with tf.io.TFRecordWriter(str(path)) as writer:
         writer.write(Event(file_version="brain.Event:2").SerializeToString())
         passed = 0.0
@@ -28,6 +31,8 @@ def write_events(path: Path, epochs: Sequence[Epoch]) -> None:
             values = [
                 Summary.Value(tag=_tag(name), simple_value=value) for name, value in sorted(epoch.figures.items())
             ]
+            if epoch.learning_rate is not None:
+                values.append(Summary.Value(tag="learning_rate", simple_value=epoch.learning_rate))
             event = Event(wall_time=passed, step=epoch.number, summary=Summary(value=values))
             writer.write(event.SerializeToString())
 
