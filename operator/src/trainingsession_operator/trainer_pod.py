@@ -51,11 +51,29 @@ def pod_spec(session: Session, settings: Settings, step: plan.Step) -> Json:
         spec["imagePullSecrets"] = [{"name": name} for name in settings.trainer_image_pull_secrets]
     if session.scheduling.node_selector:
         spec["nodeSelector"] = dict(session.scheduling.node_selector)
-    if session.scheduling.tolerations:
-        spec["tolerations"] = [dict(item) for item in session.scheduling.tolerations]
+    tolerations = _tolerations(session, step)
+    if tolerations:
+        spec["tolerations"] = tolerations
+    if session.resources.claims and plan.device(session, step) == "GPU":
+        spec["resourceClaims"] = [
+            {"name": claim.name, "resourceClaimTemplateName": claim.template} for claim in session.resources.claims
+        ]
     if session.scheduling.priority_class_name:
         spec["priorityClassName"] = session.scheduling.priority_class_name
     return spec
+
+
+def _tolerations(session: Session, step: plan.Step) -> list[Json]:
+    """Give those of the session, and of the taints that keep other pods away from GPUs."""
+    found = [dict(item) for item in session.scheduling.tolerations]
+    if plan.device(session, step) == "GPU":
+        name = session.resources.gpu_resource_name
+        # Nodes with parts of GPUs carry the taint of whole ones.
+        for key in dict.fromkeys((name, f"{name.partition('/')[0]}/gpu")):
+            own = {"key": key, "operator": "Exists", "effect": "NoSchedule"}
+            if own not in found:
+                found.append(own)
+    return found
 
 
 def _container(session: Session, settings: Settings, step: plan.Step) -> Json:
@@ -78,8 +96,11 @@ def _container(session: Session, settings: Settings, step: plan.Step) -> Json:
     if plan.device(session, step) == "CPU":
         # A GPU image shows every GPU of the node to a pod that asks for none, and other people's work is on them.
         environment |= {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}
-    else:
+    elif session.resources.gpus:
         amounts[session.resources.gpu_resource_name] = str(session.resources.gpus)
+    resources: Json = {"limits": amounts, "requests": dict(amounts)}
+    if session.resources.claims and plan.device(session, step) == "GPU":
+        resources["claims"] = [{"name": claim.name} for claim in session.resources.claims]
     mounts = [
         {"name": "session", "mountPath": SESSION_FOLDER, "readOnly": True},
         {"name": "mongodb", "mountPath": MONGODB_FOLDER, "readOnly": True},
@@ -97,7 +118,7 @@ def _container(session: Session, settings: Settings, step: plan.Step) -> Json:
         "command": ["python", "-m", "trainingsession_trainer"],
         **({"args": ["--task", step.task]} if step.task != "all" else {}),
         "env": [{"name": name, "value": value} for name, value in environment.items()],
-        "resources": {"limits": amounts, "requests": dict(amounts)},
+        "resources": resources,
         # A trainer that died without a word still leaves the end of its log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
