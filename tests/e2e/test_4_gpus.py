@@ -114,6 +114,12 @@ def waits(words):
     return check
 
 
+def logs_of(stack, team, pod, pattern):
+    """Wait until the pod's log holds the pattern; gives the match."""
+    command = ("logs", "-n", team, pod["metadata"]["name"])
+    return stack.wait_for(pattern, lambda: re.search(pattern, stack.kubectl(*command)), 300)
+
+
 def pods(stack, team, session):
     label = f"trainingsession.dev/session-uid={session['metadata']['uid']}"
     found = stack.get("pods", "-n", team, "-l", label)["items"]
@@ -137,7 +143,8 @@ def test_what_the_device_plugin_hands_out_reaches_the_trainer(stack, team, holde
 
 
 def test_a_session_that_is_drained_from_its_node_goes_on_where_it_was(stack, team, holder):
-    session_when(stack, team, "holder", "training", lambda s: s["status"].get("progress", {}).get("epoch", 0) > 0, 300)
+    (first,) = pods(stack, team, holder)
+    logs_of(stack, team, first, r"Epoch +[1-9]")
     label = f"trainingsession.dev/session-uid={holder['metadata']['uid']}"
     try:
         stack.kubectl("drain", "node", f"--pod-selector={label}", "--delete-emptydir-data", "--ignore-daemonsets")
@@ -147,11 +154,7 @@ def test_a_session_that_is_drained_from_its_node_goes_on_where_it_was(stack, tea
     assert drained["status"]["disruptions"] == 1
     assert drained["status"]["lastDisruption"]["message"]
     session_when(stack, team, "holder", "running again", running)
-    pod = pods(stack, team, holder)[-1]["metadata"]["name"]
-    on = stack.wait_for(
-        "where it goes on", lambda: re.search(r"Going on after epoch (\d+)", stack.kubectl("logs", "-n", team, pod))
-    )
-    assert int(on[1]) > 0
+    assert int(logs_of(stack, team, pods(stack, team, holder)[-1], r"Going on after epoch (\d+)")[1]) > 0
 
 
 def test_a_session_waits_while_every_device_is_taken_or_unhealthy_and_runs_when_one_recovers(
