@@ -8,9 +8,9 @@
 
 # Seconds on two cores with an empty Go build cache; the first of the Kubernetes programs compiles what the others share.
 declare -A expected_seconds=([kube-apiserver]=240 [kube-controller-manager]=50 [kube-scheduler]=20 [kubelet]=60 [kube-proxy]=20 [etcd]=60
-  [coredns]=90 [volumes]=25 [pause]=5 [kubectl]=60 [helm]=200 [kind]=40)
+  [coredns]=90 [volumes]=25 [pause]=5 [$devices]=15 [kubectl]=60 [helm]=200 [kind]=40)
 kubernetes_programs=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy)
-node_programs=("${kubernetes_programs[@]}" etcd coredns volumes pause)
+node_programs=("${kubernetes_programs[@]}" etcd coredns volumes pause "$devices")
 
 check_go() {
   local wanted=1.24 found
@@ -105,4 +105,5 @@ build_node() {
   done
   go_build etcd "$here/go/etcd" go.etcd.io/etcd/server/v3
   for program in coredns volumes pause; do go_build "$program" "$here/go/tools" "./$program"; done
+  go_build "$devices" "$here/go/devices" .
 }

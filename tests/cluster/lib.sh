@@ -22,10 +22,12 @@ LINKER_FLAGS="-s -w"
 binaries_hash=$(
   {
     echo "$KUBERNETES_VERSION $HELM_VERSION $KIND_VERSION $CLIENTS_SHA256 ${BUILD_FLAGS[*]} $LINKER_FLAGS $(uname -m)"
-    cat "$here"/go/*/go.mod "$here"/go/tools/*/main.go
+    cat "$here"/go/{etcd,kubernetes,tools}/go.mod "$here"/go/tools/*/main.go
   } | sha256sum | cut -c1-12
 )
 bin=$cache/bin-$binaries_hash
+# It changes with the tests, and nothing else has to be built for it.
+devices=devices-$(cat "$here"/go/devices/{go.mod,main.go} | sha256sum | cut -c1-8)
 
 # A checkout has its own node, and finds it again by its own path.
 checkout=$(printf %s "$root" | sha256sum | cut -c1-6)

@@ -6,7 +6,8 @@
 #   folder              /var/tmp/trainingsession-CHECKOUT   (state, logs, certificates, images, volumes)
 #   network namespace   ts-CHECKOUT, joined to the machine by a veth pair of that name; pods and services live inside it, also their iptables rules
 #   cgroup              /trainingsession-CHECKOUT
-# Nothing here writes to the machine's own iptables, /etc or /var/lib/kubelet; what the kubelet changes in sysctl is put back by node_down.
+# Nothing here writes to the machine's own iptables, /etc or /var/lib/kubelet, but for sockets of device plugins, whose place the kubelet has
+# built in; what the kubelet changes in sysctl is put back by node_down.
 
 dir=/var/tmp/trainingsession-$checkout
 netns=ts-$checkout
@@ -14,7 +15,7 @@ cgroup=trainingsession-$checkout
 node=node
 dns_ip=10.96.0.10
 cni_network=trainingsession-$checkout
-node_processes=(etcd apiserver controller-manager scheduler containerd kubelet proxy coredns volumes)
+node_processes=(etcd apiserver controller-manager scheduler containerd kubelet devices proxy coredns volumes)
 pause_image=localhost/trainingsession/pause:1
 # The kubelet insists on values of its own for these, for the whole machine.
 kubelet_sysctls=(vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops kernel.keys.root_maxkeys kernel.keys.root_maxbytes)
@@ -125,6 +126,8 @@ node_up() {
   wait_for containerd 30 "$hint" ctr_node version
   import_pause_image
   start_kubelet
+  # Every GPU of a session is handed out by the kubelet's real device manager. What is in the file gpus-unhealthy is none any more.
+  start devices "$bin/$devices" --resource nvidia.com/gpu --count "$GPUS" --unhealthy "$dir/gpus-unhealthy" --kubelet-pid "$dir/run/kubelet.pid"
   start_proxy
   start_coredns
   start volumes "$bin/volumes" --kubeconfig "$dir/conf/volumes" --root "$dir/volumes" --node "$node"
@@ -219,7 +222,15 @@ import_pause_image() {
   ctr_node images import "$dir/pause.tar" >/dev/null
 }
 
+# A kubelet that starts takes over what an earlier one noted of its devices, and for a while counts none where their plugin does not come.
+forget_devices() {
+  if [[ ! -d /var/lib/kubelet/pods ]]; then # no kubelet of the machine's own
+    rm -f /var/lib/kubelet/device-plugins/kubelet_internal_checkpoint
+  fi
+}
+
 start_kubelet() {
+  forget_devices
   echo "nameserver $dns_ip" >"$dir/resolv.conf"
   cat >"$dir/kubelet.yaml" <<YAML
 apiVersion: kubelet.config.k8s.io/v1beta1
@@ -331,7 +342,7 @@ node_down() {
   rm -f "$dir/ready"
   # The kubelet first: it would start again what is stopped here.
   kill_own KILL kubelet
-  local pid daemons='@(containerd|kube*|etcd|coredns|volumes)'
+  local pid daemons='@(containerd|kube*|etcd|coredns|volumes|devices-*)'
   for pid in $(container_pids); do kill -KILL "$pid" 2>/dev/null || true; done
   within 5 none_left container_pids || true
   # containerd sees the containers end and dismisses their shims, which then remove their sockets.
@@ -355,8 +366,9 @@ node_down() {
   done
   find /var/log/containers -maxdepth 1 -lname "$dir/*" -delete 2>/dev/null || true
   rmdir /var/log/containers /run/containerd/s /run/containerd /var/lib/cni/results /var/lib/cni 2>/dev/null || true
+  forget_devices
   if [[ ! -d /var/lib/kubelet/pods ]] && ! pgrep -x kubelet >/dev/null; then # no kubelet of the machine's own, and no other checkout's
-    rm -f /var/lib/kubelet/device-plugins/kubelet.sock
+    rm -f /var/lib/kubelet/device-plugins/*.sock
     rmdir /var/lib/kubelet/device-plugins /var/lib/kubelet 2>/dev/null || true
   fi
   ! grep -qF " $dir/" /proc/mounts || fail "Some mounts below $dir could not be removed; not deleting it: $(grep -F " $dir/" /proc/mounts | cut -d' ' -f2 | head -n3)"

@@ -111,7 +111,9 @@ def test_a_session_without_its_optional_parts_is_read_with_the_definitions_defau
         "cpu": read.resources.cpu,
         "memory": read.resources.memory,
         "ephemeralStorage": read.resources.ephemeral_storage,
+        "claims": None,
     }
+    assert read.resources.claims == ()
     assert defaults("runPolicy") == {
         "backoffLimit": read.run_policy.backoff_limit,
         "activeDeadlineSeconds": read.run_policy.active_deadline_seconds,

@@ -83,6 +83,9 @@ class MemoryCluster:
     def denials(self, namespace: str, job_uid: str) -> list[tuple[str, str]]:
         return []
 
+    def pod_events(self, namespace: str, pod_uid: str) -> list[Json]:
+        return []
+
     def patch_status(self, session: Session, changes: Mapping[str, Any]) -> str:
         self.faults.before("write a status")
         found = self.resource

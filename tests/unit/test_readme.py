@@ -15,6 +15,7 @@ DOCUMENTS = (
     "docs/architecture.md",
     "docs/artifacts.md",
     "docs/compatibility.md",
+    "docs/gpus.md",
     "docs/lifecycle.md",
     "docs/rbac.md",
     "docs/reasons.md",

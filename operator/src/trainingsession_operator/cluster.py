@@ -194,6 +194,14 @@ class Cluster:
         denials = [(e.get("lastTimestamp") or e.get("eventTime") or "", e.get("message")) for e in found["items"]]
         return sorted((at, message) for at, message in denials if message)
 
+    def pod_events(self, namespace: str, pod_uid: str) -> list[Json]:
+        """Events of a pod; what an autoscaler does for one that finds no node is told only there."""
+        selector = f"involvedObject.uid={pod_uid}"
+        what = f"list the events of pod {pod_uid}"
+        found = self._call(what, self.core.list_namespaced_event, namespace, field_selector=selector)
+        items: list[Json] = found["items"]
+        return items
+
     def foreign(self, group: str, version: str, namespace: str, plural: str, selector: str) -> list[Json] | None:
         """Objects of another controller's kind; None where the kind is not served."""
         what, where = f"list {plural} of {namespace}", (group, version, namespace, plural)

@@ -33,6 +33,9 @@ LOOK_AT_QUEUE = 30.0
 """Kueue starts a Job by itself, and that wakes the operator; this is for its words and the place in the queue."""
 LOOK_OUTSIDE = 60.0
 """When a quota is raised or a policy mended, nothing wakes the operator."""
+LOOK_FOR_NODE = 20.0
+"""Nothing wakes the operator when an autoscaler says what it does for a pod; the first words come within seconds."""
+FIRST_WORDS = 120.0
 LOST_JOBS = 3
 """Times that a vanished Job is made again."""
 
@@ -187,7 +190,9 @@ def _with_job(session: Session, observed: Observed, job: Mapping[str, Any], now:
         if waiting.reason in pods_say.STARTING and age(pod, now, LOOK_SOON) < LOOK_SOON:
             # Most pods run in a moment, and nobody has to be told twice.
             return _waiting(Reason.JOB_CREATED, JOB_IS_MADE, LOOK_SOON)
-        return _waiting(waiting.reason, waiting.message)
+        quiet = pods_say.is_unschedulable(pod) and not observed.remark and age(pod, now) < FIRST_WORDS
+        look = LOOK_FOR_NODE if quiet else LOOK_AGAIN
+        return _waiting(waiting.reason, f"{waiting.message} {observed.remark}".strip(), look)
     record, before = observed.record, session.status.get("phase")
     # A record that another attempt wrote says nothing about this one; without a record, what was said before stays.
     stays = before if record is None and before == "Training" else "Extracting"

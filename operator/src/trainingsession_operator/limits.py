@@ -83,8 +83,10 @@ def gpu_seconds(
 
 def _gpus(pod: Mapping[str, Any], name: str) -> int:
     containers = pod.get("spec", {}).get("containers") or [{}]
-    asked = str((containers[0].get("resources", {}).get("limits") or {}).get(name, "0"))
-    return int(asked) if asked.isdecimal() else 0
+    resources = containers[0].get("resources", {})
+    asked = str((resources.get("limits") or {}).get(name, "0"))
+    # How many devices a claim holds only its template knows; one is what nearly all ask for.
+    return (int(asked) if asked.isdecimal() else 0) + len(resources.get("claims") or [])
 
 
 def _created(pod: Mapping[str, Any]) -> str:

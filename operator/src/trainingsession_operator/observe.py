@@ -12,7 +12,7 @@ from .errors import ApiError, StorageUnavailableError
 from .identity import identity
 from .kueue import look_at_queue
 from .observed import Observed
-from .pods import first_workers, is_alive
+from .pods import first_workers, is_alive, is_unschedulable, remark
 from .records import Records
 from .resource import Json, Session
 from .settings import Settings
@@ -57,15 +57,19 @@ class Observer:
                 record, waits = None, _why_it_waits(error)
         pods: list[Json] = []
         denials: list[tuple[str, str]] = []
+        said = ""
         if job is not None:
             pods = [pod for pod in self.cluster.pods(session.namespace, session.uid) if _belongs(pod, job)]
-            if not any(map(is_alive, first_workers(pods))):
+            alive = [pod for pod in first_workers(pods) if is_alive(pod)]
+            if not alive:
                 denials = self.cluster.denials(session.namespace, job["metadata"]["uid"])
+            elif is_unschedulable(alive[-1]):
+                said = remark(self.cluster.pod_events(session.namespace, alive[-1]["metadata"]["uid"]))
         queue = queueing.NOT_LOOKED_AT
         if job is not None and session.scheduling.queue_name and queueing.is_held(job):
             queue = look_at_queue(self.cluster, session, job)
         return Observed(
-            job, tuple(pods), tuple(denials), record, waits, progress_due, step, tuple(earlier), stored, queue
+            job, tuple(pods), tuple(denials), record, waits, progress_due, step, tuple(earlier), stored, queue, said
         )
 
     def is_at_work(self, session: Session) -> bool:

@@ -73,11 +73,13 @@ class Observed:
     """Whether every feature that the session needs is in the store; looked for before the first step is chosen."""
     queue: Queue = NOT_LOOKED_AT
     """What Kueue says of a Job that waits in a queue."""
+    remark: str = ""
+    """What others than the scheduler say of a pod that finds no node."""
 
     def at(self, step: plan.Step) -> Observed:
         """Give the same once the session has come to another step."""
         ended = () if self.job is None else (self.job,)
-        return replace(self, step=step, job=None, pods=(), denials=(), earlier=(*self.earlier, *ended))
+        return replace(self, step=step, job=None, pods=(), denials=(), remark="", earlier=(*self.earlier, *ended))
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def first(session: Session, *, stored: bool) -> Step:
     """Give the first step; `stored` says that every feature that the session needs is in the store."""
     if stored and recipe_to_find(session) is not None:
         return STORED
-    apart = session.resources.gpus and session.resources.gpu_for_head == "never" and not _fine_tunes(session)
+    apart = session.resources.has_gpus and session.resources.gpu_for_head == "never" and not _fine_tunes(session)
     return EXTRACT if apart else WHOLE
 
 
@@ -75,7 +75,7 @@ def following(step: Step, *, exit_code: int | None, extracted: bool) -> Step | N
 
 def recipe_to_find(session: Session) -> str | None:
     """Give the recipe under which features may be stored; None where it would change nothing or nobody can know."""
-    if not session.resources.gpus or session.resources.gpu_when_cached != "never" or _fine_tunes(session):
+    if not session.resources.has_gpus or session.resources.gpu_when_cached != "never" or _fine_tunes(session):
         return None
     if (session.spec.get("module") or {}).get("input") == "images":
         # It needs no features, and its GPUs for itself.
@@ -90,7 +90,7 @@ def needed(images: int, subset: Decimal) -> int:
 
 def device(session: Session, step: Step) -> str:
     """Give what the Job computes on."""
-    return "GPU" if session.resources.gpus and step.task != "train" else "CPU"
+    return "GPU" if session.resources.has_gpus and step.task != "train" else "CPU"
 
 
 def workers(session: Session, step: Step) -> int:
@@ -113,7 +113,7 @@ def _fine_tunes(session: Session) -> bool:
 
 
 def _why_whole(session: Session) -> str:
-    if not session.resources.gpus:
+    if not session.resources.has_gpus:
         return "resources.gpus is 0."
     if _fine_tunes(session):
         return "training.fineTune trains the base model on images."
@@ -174,7 +174,7 @@ def names(session: Session) -> list[str]:
 
 
 def _steps(session: Session) -> tuple[Step, ...]:
-    return (STORED, EXTRACT, WHOLE, HEAD, AGAIN) if session.resources.gpus else (WHOLE,)
+    return (STORED, EXTRACT, WHOLE, HEAD, AGAIN) if session.resources.has_gpus else (WHOLE,)
 
 
 def job_name(name: str, uid: str) -> str:

@@ -17,6 +17,8 @@ OUT_OF_MEMORY = "OOMKilled"
 STARTING = ("PodPending", "ContainerCreating")
 LOST_SECONDS = 60.0
 """After the time by which a pod must have ended, its grace included; Kubernetes itself waits five minutes before."""
+NODE_IS_COMING = ("TriggeredScaleUp", "Nominated")
+"""Reasons of the Events of Cluster Autoscaler and Karpenter that announce a new node."""
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 
 
@@ -92,6 +94,28 @@ def why_waiting(pod: Mapping[str, Any]) -> Waiting:
         if condition["type"] == "PodScheduled" and condition["status"] != "True" and condition.get("message"):
             return Waiting(_reason(condition.get("reason"), "Unschedulable"), condition["message"])
     return Waiting(_reason(waiting.get("reason"), "PodPending"), "The pod is being started.")
+
+
+def is_unschedulable(pod: Mapping[str, Any]) -> bool:
+    """Whether the scheduler has found no node for it."""
+    conditions = pod.get("status", {}).get("conditions") or []
+    return any(c["type"] == "PodScheduled" and c["status"] != "True" for c in conditions)
+
+
+def remark(events: Sequence[Mapping[str, Any]]) -> str:
+    """Give the newest words of anybody but a scheduler, whose own are in the pod: an autoscaler's, as a rule."""
+    said = []
+    for event in events:
+        who = str((event.get("source") or {}).get("component") or event.get("reportingComponent") or "")
+        series = event.get("series") or {}
+        at = str(event.get("lastTimestamp") or series.get("lastObservedTime") or event.get("eventTime") or "")
+        words = " ".join(str(event.get("message") or "").split())
+        if who and words and not who.endswith("scheduler"):
+            said.append((at, f"{who}: {words.removesuffix('.')}.", event.get("reason")))
+    if not said:
+        return ""
+    _, text, reason = max(said, key=lambda one: one[0])
+    return f"{text} A new node takes minutes to come." if reason in NODE_IS_COMING else text
 
 
 def why_terminating(pod: Mapping[str, Any], now: datetime) -> Waiting:

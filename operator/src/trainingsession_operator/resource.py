@@ -28,6 +28,15 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class DeviceClaim:
+    """A device that the pod claims by Dynamic Resource Allocation."""
+
+    name: str
+    template: str
+    """ResourceClaimTemplate in the session's namespace."""
+
+
+@dataclass(frozen=True)
 class Resources:
     """What each trainer pod may use; cpu, memory and ephemeral storage are Kubernetes quantities."""
 
@@ -39,6 +48,12 @@ class Resources:
     cpu: str = "2"
     memory: str = "4Gi"
     ephemeral_storage: str | None = None
+    claims: tuple[DeviceClaim, ...] = ()
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether the session asks for GPUs, counted or claimed."""
+        return self.gpus > 0 or bool(self.claims)
 
 
 @dataclass(frozen=True)
@@ -130,6 +145,10 @@ def parse_session(resource: Mapping[str, Any]) -> Session:
                 cpu=str(resources.get("cpu", Resources.cpu)),
                 memory=str(resources.get("memory", Resources.memory)),
                 ephemeral_storage=_text(resources.get("ephemeralStorage")),
+                claims=tuple(
+                    DeviceClaim(str(item["name"]), str(item["resourceClaimTemplateName"]))
+                    for item in resources.get("claims", [])
+                ),
             ),
             scheduling=Scheduling(
                 node_selector=dict(scheduling.get("nodeSelector", {})),

@@ -61,6 +61,10 @@ def pod_spec(session: Session, settings: Settings, step: plan.Step) -> Json:
     if session.scheduling.service_account_name:
         # Its identity in a cloud; still without a token for the API server.
         spec["serviceAccountName"] = session.scheduling.service_account_name
+    if session.resources.claims and plan.device(session, step) == "GPU":
+        spec["resourceClaims"] = [
+            {"name": claim.name, "resourceClaimTemplateName": claim.template} for claim in session.resources.claims
+        ]
     if session.scheduling.priority_class_name:
         spec["priorityClassName"] = session.scheduling.priority_class_name
     return spec
@@ -68,10 +72,15 @@ def pod_spec(session: Session, settings: Settings, step: plan.Step) -> Json:
 
 def _tolerations(session: Session, settings: Settings, step: plan.Step) -> list[Json]:
     """Give each once. A pod without GPUs does not tolerate what keeps such pods off the nodes that have them."""
-    pods = settings.pods
-    for_gpus = pods.gpu_tolerations if plan.device(session, step) == "GPU" else ()
+    wanted = [*session.scheduling.tolerations, *settings.pods.tolerations]
+    if plan.device(session, step) == "GPU":
+        wanted += settings.pods.gpu_tolerations
+        name = session.resources.gpu_resource_name
+        # Nodes with parts of GPUs carry the taint of whole ones.
+        for key in (name, f"{name.partition('/')[0]}/gpu"):
+            wanted.append({"key": key, "operator": "Exists", "effect": "NoSchedule"})
     found: list[Json] = []
-    for item in (*session.scheduling.tolerations, *pods.tolerations, *for_gpus):
+    for item in wanted:
         if item not in found:
             found.append(dict(item))
     return found
@@ -103,8 +112,11 @@ def _container(session: Session, settings: Settings, step: plan.Step) -> Json:
     if plan.device(session, step) == "CPU":
         # A GPU image shows every GPU of the node to a pod that asks for none, and other people's work is on them.
         environment |= {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "void"}
-    else:
+    elif session.resources.gpus:
         amounts[session.resources.gpu_resource_name] = str(session.resources.gpus)
+    resources: Json = {"limits": amounts, "requests": dict(amounts)}
+    if session.resources.claims and plan.device(session, step) == "GPU":
+        resources["claims"] = [{"name": claim.name} for claim in session.resources.claims]
     mounts = [
         {"name": "session", "mountPath": SESSION_FOLDER, "readOnly": True},
         {"name": "mongodb", "mountPath": MONGODB_FOLDER, "readOnly": True},
@@ -122,7 +134,7 @@ def _container(session: Session, settings: Settings, step: plan.Step) -> Json:
         "command": ["python", "-m", "trainingsession_trainer"],
         **({"args": ["--task", step.task]} if step.task != "all" else {}),
         "env": [{"name": name, "value": value} for name, value in environment.items()],
-        "resources": {"limits": amounts, "requests": dict(amounts)},
+        "resources": resources,
         # A trainer that died without a word still leaves the end of its log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {

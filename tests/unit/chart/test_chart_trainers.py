@@ -19,14 +19,13 @@ def told(rendered: Any, name: str = OPERATOR) -> dict[str, str]:
     return {variable["name"]: variable.get("value", "").replace("$$", "$") for variable in found["env"]}
 
 
-def test_trainers_are_kept_where_they_are_and_tolerate_the_taint_of_gpus_unless_told_otherwise(render):
+def test_trainers_are_kept_where_they_are_unless_told_otherwise(render):
     pods = read_settings(told(render())).pods
     assert pods.annotations == {
         "karpenter.sh/do-not-disrupt": "true",
         "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
     }
-    assert pods.gpu_tolerations == ({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},)
-    assert (pods.tolerations, pods.node_selector, pods.labels, pods.proxy, pods.ca_bundle) == ((), {}, {}, {}, "")
+    assert (pods.gpu_tolerations, pods.tolerations, pods.node_selector, pods.labels, pods.proxy, pods.ca_bundle) == ((), (), {}, {}, {}, "")
 
 
 def test_every_value_of_trainers_reaches_the_operator_as_it_was_given(render):
@@ -35,7 +34,7 @@ def test_every_value_of_trainers_reaches_the_operator_as_it_was_given(render):
         "podLabels": {"cost-center": "7"},
         "nodeSelector": {"pool": "ml"},
         "tolerations": [{"key": "dedicated", "value": "ml", "effect": "NoSchedule"}],
-        "gpuTolerations": [],
+        "gpuTolerations": [{"key": "pool", "value": "gpu", "effect": "NoSchedule"}],
         "serviceAccounts": ["flowers-reader", "other"],
         "proxy": {"https": "http://proxy.example.com:3128", "noProxy": [".example.com"]},
         "packageIndex": "https://mirror.example.com/simple",
@@ -46,7 +45,8 @@ def test_every_value_of_trainers_reaches_the_operator_as_it_was_given(render):
         "note": "$(HOME) <b> & \"quoted\"",
     }  # fmt: skip
     assert (found.pods.labels, found.pods.node_selector) == ({"cost-center": "7"}, {"pool": "ml"})
-    assert (found.pods.tolerations, found.pods.gpu_tolerations) == (tuple(trainer["tolerations"]), ())
+    assert found.pods.tolerations == tuple(trainer["tolerations"])
+    assert found.pods.gpu_tolerations == tuple(trainer["gpuTolerations"])
     assert found.service_accounts == ("flowers-reader", "other")
     assert found.package_index == "https://mirror.example.com/simple"
     assert found.pods.proxy["HTTPS_PROXY"] == "http://proxy.example.com:3128"

@@ -27,6 +27,7 @@ from builders import (
     worker,
 )  # fmt: skip
 from trainingsession_operator import plan
+from trainingsession_operator import pods as pods_say
 from trainingsession_operator.decide import decide
 from trainingsession_operator.jobs import ATTEMPTS_ANNOTATION
 from trainingsession_operator.observed import CreateJob, Decision, EndHelpers, Observed, SetDeadline
@@ -57,6 +58,18 @@ WAITING = {
     "the scheduler's own words are shown": (
         Observed(job(active=1), (unschedulable("0/3 nodes are available: 3 Insufficient nvidia.com/gpu."),)),
         ("Unschedulable", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."),
+    ),
+    "so are an autoscaler's beside them": (
+        Observed(
+            job(active=1),
+            (unschedulable("0/3 nodes are available: 3 Insufficient nvidia.com/gpu."),),
+            remark="cluster-autoscaler: pod didn't trigger scale-up: 1 max node group size reached.",
+        ),
+        (
+            "Unschedulable",
+            "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. "
+            "cluster-autoscaler: pod didn't trigger scale-up: 1 max node group size reached.",
+        ),
     ),
     "the puller's own words are shown": (
         Observed(
@@ -567,3 +580,32 @@ def test_without_storage_a_running_session_stays_as_it_was():
     decision = decided(Observed(job(active=1), (running(),), waits=STORAGE_AWAY), before)
     assert decision.status["phase"] == "Training"
     assert decision.status["progress"] == before["progress"]
+
+
+def event(component: str, message: str, at: str, reason: str = "NotTriggerScaleUp", **fields: Any) -> dict[str, Any]:
+    told = {"source": {"component": component}, "message": message, "lastTimestamp": at, "reason": reason}
+    return told | fields
+
+
+REMARKS = {
+    "nobody has said anything": ([], ""),
+    "the scheduler's own words are in the pod": ([event("gke.io/optimize-utilization-scheduler", "no", ENDED)], ""),
+    "the newest counts": (
+        [event("karpenter", "newer", ENDED, "FailedScheduling"), event("cluster-autoscaler", "older", STARTED)],
+        "karpenter: newer.",
+    ),
+    "a node that comes takes minutes": (
+        [event("karpenter", "Pod should schedule on: nodeclaim/gpu-1", ENDED, "Nominated")],
+        "karpenter: Pod should schedule on: nodeclaim/gpu-1. A new node takes minutes to come.",
+    ),
+    "newer Events name their reporter and time otherwise": (
+        [{"reportingComponent": "eks-auto-mode/compute", "eventTime": ENDED, "message": "two\nlines.", "reason": "X"}],
+        "eks-auto-mode/compute: two lines.",
+    ),
+    "an Event without words says nothing": ([event("karpenter", "", ENDED)], ""),
+}
+
+
+@pytest.mark.parametrize(("events", "words"), REMARKS.values(), ids=REMARKS)
+def test_who_else_speaks_of_a_pod_without_a_node(events, words):
+    assert pods_say.remark(events) == words

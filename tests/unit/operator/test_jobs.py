@@ -94,6 +94,57 @@ def test_what_a_step_makes_of_the_job(step, gpus, workers, arguments, holds, pod
     assert plan.step_of(given, made) == step, "the Job itself says which step it is"
 
 
+CLAIMED = {"gpus": 0, "claims": [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}]}
+
+
+@pytest.mark.parametrize(
+    ("step", "claims"),
+    [(plan.WHOLE, True), (plan.EXTRACT, True), (plan.AGAIN, True), (plan.STORED, False), (plan.HEAD, False)],
+)
+def test_devices_are_claimed_only_by_pods_that_compute_with_gpus(step, claims):
+    pod = build_job(session(resources=CLAIMED), settings(), step)["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    environment = {item["name"] for item in container["env"]}
+    assert pod.get("resourceClaims") == ([{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}] if claims else None)
+    assert container["resources"].get("claims") == ([{"name": "gpu"}] if claims else None)
+    assert "nvidia.com/gpu" not in container["resources"]["limits"]
+    assert ("CUDA_VISIBLE_DEVICES" in environment) == (not claims)
+    assert ("tolerations" in pod) == claims
+
+
+def test_a_session_with_claims_is_placed_like_one_with_gpus():
+    given = session(resources=CLAIMED | {"gpuForHead": "never"})
+    assert plan.first(given, stored=True) == plan.STORED
+    assert plan.first(given, stored=False) == plan.EXTRACT
+    assert plan.placement(given, plan.EXTRACT)["device"] == "GPU"
+    assert len(plan.names(given)) == 3
+
+
+def test_a_session_that_claims_nothing_has_the_digest_that_it_had_before_claims_were_known():
+    assert plan.run_digest(session()) == "9acb37c320c1adb7"
+    assert plan.run_digest(session(resources=CLAIMED)) != plan.run_digest(session(resources={"gpus": 0}))
+
+
+def _keys(made: dict[str, Any]) -> list[str]:
+    return [item["key"] for item in made["spec"]["template"]["spec"].get("tolerations", [])]
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("nvidia.com/gpu", ["nvidia.com/gpu"]),
+        ("nvidia.com/mig-1g.5gb", ["nvidia.com/mig-1g.5gb", "nvidia.com/gpu"]),
+        ("amd.com/gpu", ["amd.com/gpu"]),
+    ],
+)
+def test_the_taints_that_keep_others_from_gpus_are_tolerated(name, keys):
+    assert _keys(build_job(session(resources={"gpuResourceName": name}), settings())) == keys
+    assert _keys(build_job(session(resources={"gpuResourceName": name, "gpus": 0}), settings())) == []
+    given = {"key": keys[0], "operator": "Exists", "effect": "NoSchedule"}
+    made = build_job(session(resources={"gpuResourceName": name}, scheduling={"tolerations": [given]}), settings())
+    assert _keys(made) == keys, "what the session says itself is not said twice"
+
+
 def test_a_job_that_follows_another_goes_on_counting():
     first = build_job(session(), settings())["metadata"]["annotations"]
     assert first == {plan.RUN_ANNOTATION: plan.run_digest(session())}

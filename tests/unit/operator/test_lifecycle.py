@@ -318,6 +318,12 @@ def test_gpu_seconds_are_those_of_pods_with_gpus_and_of_jobs_before():
     assert decided(observed, RUNNING).status["gpuSeconds"] == 100 + 2 * 29 * 60
 
 
+def test_a_claim_counts_as_one_gpu():
+    claiming = {"containers": [{"resources": {"limits": {"cpu": "2"}, "claims": [{"name": "gpu"}]}}]}
+    observed = Observed(job(FAILED), ({**ended(1), "spec": claiming},), record=record())
+    assert decided(observed, RUNNING).status["gpuSeconds"] == 29 * 60
+
+
 def test_the_gpu_seconds_of_a_job_are_told_before_it_is_deleted():
     limits = {"containers": [{"resources": {"limits": {"nvidia.com/gpu": "1"}}}]}
     observed = Observed(job(active=1), ({**running(), "spec": limits},), record=record(), progress_due=False)

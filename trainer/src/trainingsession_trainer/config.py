@@ -86,6 +86,7 @@ DEFAULT_EXPORTS = tuple(name for name in EXPORTS if name not in ("savedModel", "
 _CLASS_NAME = r"\A[A-Z][A-Za-z0-9]{1,63}\Z"
 _CONTROLLER = r"\A[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?\Z"
 _DNS_NAME = r"\A[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z"
+_DNS_LABEL = r"\A[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z"
 _RESOURCE_NAME = r"\A[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z"
 _LABEL_KEY = r"\A(([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?\Z"
 _LABEL_VALUE = r"\A([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?\Z"
@@ -309,6 +310,14 @@ class Tracking:
 
 
 @dataclass(frozen=True)
+class DeviceClaim:
+    """A device claimed by Dynamic Resource Allocation; to the trainer it only counts."""
+
+    name: str = accepts(max_length=63, pattern=_DNS_LABEL)
+    resource_claim_template_name: str = accepts(max_length=253, pattern=_DNS_NAME)
+
+
+@dataclass(frozen=True)
 class Resources:
     """What the pod was given; the trainer only reads the GPUs, to notice when they are not usable."""
 
@@ -321,6 +330,7 @@ class Resources:
     cpu: int | str = accepts("2", minimum=1, maximum=1024, max_length=32)
     memory: int | str = accepts("4Gi", minimum=536870912, max_length=32)
     ephemeral_storage: int | str | None = accepts(None, minimum=1073741824, max_length=32)
+    claims: tuple[DeviceClaim, ...] = accepts((), min_items=1, max_items=16)
 
 
 @dataclass(frozen=True)

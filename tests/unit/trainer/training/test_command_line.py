@@ -87,8 +87,16 @@ def test_gpus_that_are_held_must_be_usable() -> None:
     assert caught.value.exit_code == 76
     with pytest.raises(AcceleratorError, match="is 1 but this image's TensorFlow is built without CUDA; use the image"):
         judge(1, 0, cuda=False, required=True)
+    with pytest.raises(AcceleratorError, match=r"sees 1; slices of one GPU are seen as one, so check .* set gpus to 0"):
+        judge(2, 1, cuda=True, required=True)
     assert judge(2, 2, cuda=True, required=True) == "Computing on 2 GPU(s)"
     assert "gpus is 0" in judge(0, 0, cuda=True, required=True)
+
+
+def test_a_claim_must_come_with_a_gpu() -> None:
+    with pytest.raises(AcceleratorError, match=r"spec\.resources\.claims holds devices but TensorFlow sees 0; check"):
+        judge(0, 0, cuda=True, required=True, claims=2)
+    assert judge(0, 1, cuda=True, required=True, claims=2) == "Computing on 1 GPU(s)"
 
 
 def test_gpus_that_are_held_only_in_name_can_be_allowed() -> None:
