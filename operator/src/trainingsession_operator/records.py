@@ -45,6 +45,7 @@ class Records:
         """Raises StartError for an address that cannot be used; does not wait for MongoDB."""
         self._client = connect(server.uri)
         self._tenants = Tenants(self._client, server, cluster)
+        self._process: object = None
 
     def close(self) -> None:
         """End all connections; a waiting change stream ends with an error."""
@@ -58,6 +59,11 @@ class Records:
             return f"MongoDB cannot be used: {driver_words(error)}"
         if not hello.get("setName"):
             return "MongoDB is no replica set; start mongod with --replSet and initiate it."
+        process = (hello.get("topologyVersion") or {}).get("processId")
+        if process != self._process:
+            # It was started again, maybe on an empty volume: the namespaces' users are made sure of anew.
+            self._process = process
+            self._tenants.forget()
         return ""
 
     def members(self) -> dict[str, int]:
