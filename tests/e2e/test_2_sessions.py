@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -93,24 +94,34 @@ def test_the_commands_of_the_readme_work(stack, team, first):
         assert stack.ok(kubectl, "-n", team, *arguments).strip(), command
 
 
-def test_the_way_of_mongofiles_in_the_readme_works_up_to_mongofiles_itself(stack, team, first):
-    """MongoDB's own tools cannot be had everywhere; the driver reads the same file under the same name."""
+def test_the_way_of_mongofiles_in_the_readme_works(stack, team, first, tmp_path):
+    """MongoDB's own tools cannot be had everywhere; without, the driver reads the same file under the same name."""
     text = (stack.repo / "README.md").read_text()
-    forward, address, prefix, name = re.search(
+    forward, address, database, command = re.search(
         r"    (kubectl port-forward .* svc/\S+) \d+ &\n"
         r"    URI=\$\((.*?)\)\n"
-        r"    mongofiles .*--prefix (\S+) .* get (\S+)\n",
+        r"    DB=\$\((.*?)\)\n"
+        r"    (mongofiles .*)\n",
         text, re.DOTALL,
     ).groups()  # fmt: skip
-    uri = stack.ok("bash", "-c", address.replace("kubectl get", f"kubectl -n {team} get"))
+    prefix, local, name = re.search(r"--prefix (\S+) --local (\S+) get (\S+)", command).groups()
+    uri, database = (
+        stack.ok("bash", "-c", asked.replace("kubectl get", f"kubectl -n {team} get")).strip()
+        for asked in (address, database)
+    )
     port = free_port()
     with stack.started(*forward.split(), f"{port}:27017") as forwarding:
         assert "Forwarding from" in forwarding.stdout.readline()
-        with MongoClient(uri.replace("localhost:27017", f"localhost:{port}")) as mongodb:
-            found = GridFSBucket(mongodb.get_default_database(), prefix).open_download_stream_by_name(name)
-            digest = hashlib.sha256(found.read()).hexdigest()
+        uri = uri.replace("localhost:27017", f"localhost:{port}")
+        if shutil.which("mongofiles"):
+            told = f"cd {tmp_path}; URI='{uri}' DB={database}; {command}"
+            stack.ok("bash", "-c", told)
+            content = (tmp_path / local).read_bytes()
+        else:
+            with MongoClient(uri) as mongodb:
+                content = GridFSBucket(mongodb[database], prefix).open_download_stream_by_name(name).read()
     (artifact,) = (a for a in first["status"]["artifacts"] if a["name"] == name.split("/")[1])
-    assert digest == artifact["sha256"]
+    assert hashlib.sha256(content).hexdigest() == artifact["sha256"]
 
 
 def test_no_secret_in_events_logs_or_status(stack, team, first):

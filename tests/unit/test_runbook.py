@@ -29,7 +29,7 @@ def test_links_of_the_runbook_lead_somewhere(repo):
 def test_values_that_the_runbook_names_are_the_chart_s(repo):
     values = yaml.safe_load((repo / "charts/trainingsession/values.yaml").read_text())
     page = (repo / "docs/runbook.md").read_text()
-    named = set(re.findall(r"`((?:operator|mongodb|features|monitoring|storage)\.[A-Za-z.]+)", page))
+    named = set(re.findall(r"`((?:backup|operator|mongodb|features|monitoring|storage)\.[A-Za-z0-9.]+)", page))
     assert named
     for path in named:
         found = values

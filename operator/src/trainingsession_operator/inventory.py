@@ -127,9 +127,12 @@ class Inventory:
             self.measured(namespace, bucket, bucket_bytes(database, bucket))
         if self._is_doubtful(namespace, database, stock) or self._is_halted(namespace, found, everywhere):
             return
+        grace = timedelta(seconds=self.settings.orphan_grace_seconds)
+        if sentinel.is_within(sentinel.read(database), grace, server_time(database)):
+            # What came back has its old age, and somebody may still name it, or put a deletion right.
+            return
         if found.vanished or found.deleted:
             deleted.mark_missing(database, stock.policies, stock.began, pace)
-        grace = timedelta(seconds=self.settings.orphan_grace_seconds)
         removed = deleted.remove_deleted(database, stock.policies, server_time(database) - grace, pace)
         removed += sweep(database, grace, pace, frozenset(stock.verdict.kept))
         if removed:

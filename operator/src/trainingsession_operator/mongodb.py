@@ -63,6 +63,12 @@ def member_states(client: MongoClient[Document]) -> dict[str, int]:
     return {state: seen[state] for state in ("primary", "secondary", "arbiter", "other", "unreachable")}
 
 
+def primary_process(client: MongoClient[Document]) -> object:
+    """What tells the primary's process from one before, as the driver's monitor last saw it; None without a primary."""
+    seen = client.topology_description.server_descriptions().values()
+    return next(((one.topology_version or {}).get("processId") for one in seen if one.is_writable), None)
+
+
 def disk_of(client: MongoClient[Document]) -> tuple[int, int] | None:
     """Used and all bytes of the file system under the primary's data; None where the server does not tell.
 

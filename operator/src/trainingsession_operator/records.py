@@ -20,7 +20,7 @@ from pymongo.errors import PyMongoError
 from . import plan, record_view
 from .cluster import Cluster
 from .errors import driver_words
-from .mongodb import Document, connect, disk_of, member_states, translated
+from .mongodb import Document, connect, disk_of, member_states, primary_process, translated
 from .mongodb_check import why_unusable
 from .resource import Session
 from .tenants import DATABASE_NAME, Server, Tenants, database_name
@@ -48,6 +48,7 @@ class Records:
         self._client = connect(server.uri)
         self._cluster = cluster
         self._tenants = Tenants(self._client, server, cluster)
+        self._process: object = None
 
     def close(self) -> None:
         """End all connections; a waiting change stream ends with an error."""
@@ -55,7 +56,12 @@ class Records:
 
     def ping(self) -> str:
         """Say in one sentence why MongoDB cannot be used; empty when it can."""
-        return why_unusable(self._client, self._server.uri, managed_users=self._server.managed_users)
+        reason = why_unusable(self._client, self._server.uri, managed_users=self._server.managed_users)
+        if not reason and (process := primary_process(self._client)) != self._process:
+            # Another one, or started again, maybe on an empty volume: the namespaces' users are made sure of anew.
+            self._process = process
+            self._tenants.forget()
+        return reason
 
     def members(self) -> dict[str, int]:
         """How many members of the replica set are in which state, as the driver last saw them."""

@@ -31,6 +31,8 @@ class Sentinel:
     """Token of the doubt that the database is as it was left; empty where there is none."""
     confirmed_at: datetime | None = None
     """When an administrator confirmed the last doubt."""
+    restored_at: datetime | None = None
+    """When a backup was restored last."""
 
 
 def read(database: NamespaceDatabase) -> Sentinel:
@@ -43,6 +45,7 @@ def read(database: NamespaceDatabase) -> Sentinel:
         seen_at=times.get("seenAt"),
         doubt=doubt if isinstance(doubt, str) and len(doubt) == _IS_TOKEN_OF else "",
         confirmed_at=times.get("confirmedAt"),
+        restored_at=times.get("restoredAt"),
     )
 
 
@@ -64,6 +67,16 @@ def confirm(database: NamespaceDatabase) -> Sentinel:
     """Note that an administrator takes the database as it is."""
     _write(database, {"doubt": "$$REMOVE", "confirmedAt": "$$NOW"})
     return read(database)
+
+
+def note_restore(database: NamespaceDatabase) -> None:
+    """Note that an administrator restored a backup: what is there now is how the database is to be."""
+    _write(database, {"doubt": "$$REMOVE", "seenAt": "$$NOW", "restoredAt": "$$NOW"})
+
+
+def is_within(found: Sentinel, grace: timedelta, now: datetime) -> bool:
+    """Whether a backup was restored within the grace; nothing is removed then."""
+    return found.restored_at is not None and found.restored_at > now - grace
 
 
 def _write(database: NamespaceDatabase, fields: dict[str, Any]) -> None:

@@ -120,6 +120,10 @@ class Tenants:
                 self._ensured[namespace] = known
         return self._client[known.database]
 
+    def forget(self) -> None:
+        """Believe nothing of what was seen: another mongod answers, perhaps with other data."""
+        self._ensured = {}
+
     def drop(self, database: str) -> None:
         """Drop a namespace's database, after its users: who is interrupted between finds the database again."""
         if self._server.managed_users:

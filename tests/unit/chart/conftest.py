@@ -90,7 +90,10 @@ class Rendered:
     def pods(self) -> dict[str, Manifest]:
         """Pod templates by the name of their workload."""
         workloads = [*self.kind("Deployment"), *self.kind("StatefulSet"), *self.kind("DaemonSet"), *self.kind("Job")]
-        return {workload["metadata"]["name"]: workload["spec"]["template"] for workload in workloads}
+        pods = {workload["metadata"]["name"]: workload["spec"]["template"] for workload in workloads}
+        for scheduled in self.kind("CronJob"):
+            pods[scheduled["metadata"]["name"]] = scheduled["spec"]["jobTemplate"]["spec"]["template"]
+        return pods
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,10 @@ import yaml
 
 OPERATOR = "trainingsession-operator"
 JOB = f'job="{OPERATOR}-metrics"'
-ALERTS = {"monitoring": {"prometheusRule": {"enabled": True, "runbookUrl": "https://example.com/r"}}}
+ALERTS = {
+    "monitoring": {"prometheusRule": {"enabled": True, "runbookUrl": "https://example.com/r"}},
+    "backup": {"enabled": True, "alertAfterHours": 1},
+}
 Promtool = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -92,6 +95,14 @@ CASES = [
              'trainingsession_finished_total{namespace="b",phase="Failed"}': "0x9 6x60",
              'trainingsession_finished_total{namespace="b",phase="Succeeded"}': "0x9 6x60"}), "9m", "12m",
          {"namespace": "a"}),
+    Case("TrainingSessionBackupOld",
+         up({'kube_cronjob_status_last_successful_time{namespace="ml-system",cronjob="trainingsession-backup"}': "0x90",
+             'kube_cronjob_status_last_successful_time{namespace="x",cronjob="trainingsession-backup"}': "0+60x180",
+             'kube_cronjob_created{namespace="ml-system",cronjob="trainingsession-backup"}': "0x180"}),
+         "64m", "67m", {}),
+    Case("TrainingSessionBackupOld",
+         up({'kube_cronjob_created{namespace="ml-system",cronjob="trainingsession-backup"}': "0x180"}),
+         "64m", "67m", {}),
 ]  # fmt: skip
 
 QUIET = up(
@@ -103,6 +114,8 @@ QUIET = up(
         "mongodb_disk_used_bytes{}": "0x180",
         "mongodb_disk_size_bytes{}": "0x180",
         "trainingsession_watch_silence_seconds{}": "0x180",
+        'kube_cronjob_status_last_successful_time{namespace="ml-system",cronjob="trainingsession-backup"}': "0+60x180",
+        'kube_cronjob_created{namespace="ml-system",cronjob="trainingsession-backup"}': "0x180",
         "trainingsession_audit_last_success_timestamp_seconds{}": "0+60x180",
         'trainingsession_longest_pending_seconds{namespace="a"}': "0+60x29 0x150",
         'trainingsession_failed_total{namespace="a",reason="BadData"}': "0+1x180",

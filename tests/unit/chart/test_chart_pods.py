@@ -14,6 +14,7 @@ from trainingsession_operator.trainer_pod import MONGODB_FOLDER
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 EXTERNAL = {"mongodb": {"external": {"uriSecret": "atlas"}}}
+BACKED_UP = {"backup": {"enabled": True}}
 OPERATOR = "trainingsession-operator"
 MONGODB = "trainingsession-mongodb"
 HOST = "trainingsession-mongodb-0.trainingsession-mongodb.ml-system.svc:27017"
@@ -45,7 +46,7 @@ def test_the_check_for_the_restricted_standard_finds_what_it_should():
     assert set(restricted_violations(bare)) == {"hostPID is set", "volume v is a hostPath"} | {f"c: {r}" for r in rules}
 
 
-@pytest.mark.parametrize("values", [{}, EXTERNAL], ids=["own MongoDB", "external MongoDB"])
+@pytest.mark.parametrize("values", [{}, EXTERNAL, BACKED_UP], ids=["own MongoDB", "external MongoDB", "backups"])
 def test_pods_meet_the_restricted_standard_and_have_a_read_only_root(render, values):
     pods = render(values).pods()
     assert pods
@@ -58,14 +59,14 @@ def test_pods_meet_the_restricted_standard_and_have_a_read_only_root(render, val
 
 
 def test_only_the_operator_has_an_account_token(render):
-    pods = render().pods()
-    assert pods[OPERATOR]["spec"]["automountServiceAccountToken"] is True
-    assert pods[MONGODB]["spec"]["automountServiceAccountToken"] is False
+    pods = render(BACKED_UP).pods()
+    with_token = [name for name, pod in pods.items() if pod["spec"]["automountServiceAccountToken"] is not False]
+    assert with_token == [OPERATOR]
     assert all(pod["spec"]["enableServiceLinks"] is False for pod in pods.values())
 
 
 def test_no_secret_is_in_an_environment_or_an_argument(render):
-    for values in ({}, EXTERNAL):
+    for values in ({}, EXTERNAL, BACKED_UP):
         rendered = render(values)
         assert not rendered.kind("Secret")
         for pod in rendered.pods().values():
