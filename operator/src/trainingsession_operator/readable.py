@@ -58,6 +58,7 @@ FORM: Json = {
         "gpuSecondsSaved": WHOLE,
     },
     "warnings": [{"reason": TEXT, "message": TEXT}],
+    "tracking": {"mlflow": {"runID": TEXT, "experimentID": TEXT, "url": TEXT}},
     "artifacts": [{"name": TEXT, "id": TEXT, "bytes": WHOLE, "sha256": TEXT}],
     "placement": {"job": TEXT, "device": ("GPU", "CPU"), "task": ("all", "extract", "train"), "reason": TEXT},
     "jobName": TEXT,

@@ -42,11 +42,10 @@ def kustomize(repo: Path) -> Callable[[str], Objects]:
 
 
 def objects(manifests: Any) -> Objects:
-    """By kind, namespace and name; without helm's own labels, and lists of named things by their names."""
+    """By kind, namespace and name; without helm's labels and tests, and lists of named things by their names."""
     found = {}
     for manifest in manifests:
-        if manifest:
-            metadata = manifest["metadata"]
+        if manifest and "helm.sh/hook" not in (metadata := manifest["metadata"]).get("annotations", {}):
             for label in HELM_ONLY:
                 metadata.get("labels", {}).pop(label, None)
             found[manifest["kind"], metadata.get("namespace", ""), metadata["name"]] = by_name(manifest)
