@@ -18,7 +18,7 @@ _OF_ITS_OWN = {"skip_instance_cache": True, "use_listings_cache": False}
 """A shared instance would keep the credentials and listings of before."""
 _AWS_IDENTITY = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
 """EKS sets one of them in the pods of a service account that has a role."""
-_SERVICE_ACCOUNT = "TRAININGSESSION_SERVICE_ACCOUNT"
+SERVICE_ACCOUNT = "TRAININGSESSION_SERVICE_ACCOUNT"
 """The operator sets it where the session names an account; GKE sets nothing."""
 _FINAL = ("NoCredentials", "PartialCredentials", "DefaultCredentials", "RefreshError", "ParamValidation", "Forbidden")
 
@@ -82,7 +82,7 @@ def _gs(credentials: Credentials, silence: float) -> Any:
             raise DataError(
                 "Key serviceAccount.json of spec.dataset.secretName is not JSON; write the key file again."
             ) from error
-    elif os.environ.get(_SERVICE_ACCOUNT):
+    elif os.environ.get(SERVICE_ACCOUNT):
         import google.auth.compute_engine
 
         token = google.auth.compute_engine.Credentials()  # type: ignore[no-untyped-call]
