@@ -54,15 +54,17 @@ types: sync ## Types of both members and of the example service (mypy, strict)
 	@cd examples/serve && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml session_server
 
 .PHONY: generate
-generate: sync ## Write what is derived: from the CRD the chart's copy and docs/spec.md, from the chart kustomize's base
+generate: sync ## Write what is derived: from the CRD the chart's copy and docs/spec.md, from the chart its README and kustomize's base
 	@PATH=$(CURDIR)/$(BIN):$$PATH charts/generate
 	@charts/plain base
+	@PATH=$(CURDIR)/$(BIN):$$PATH charts/values-table
 	@text=$$(PATH=$(CURDIR)/$(BIN):$$PATH docs/generate) && printf '%s\n' "$$text" > docs/spec.md
 
 .PHONY: verify
 verify: sync $(CHECKERS)/.synced ## Check that what is derived is up to date, and what bandit, checkov, hadolint and actionlint find
 	@PATH=$(CURDIR)/$(BIN):$$PATH charts/generate --check
 	@charts/plain check
+	@PATH=$(CURDIR)/$(BIN):$$PATH charts/values-table --check
 	@text=$$(PATH=$(CURDIR)/$(BIN):$$PATH docs/generate) && printf '%s\n' "$$text" | diff -u docs/spec.md - || { echo "docs/spec.md is out of date; run \`make generate\` and commit the result" >&2; exit 1; }
 	@release/version
 	@CHECKERS=$(CURDIR)/$(CHECKERS)/bin tests/checkers/run

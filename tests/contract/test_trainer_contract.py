@@ -19,13 +19,16 @@ from pymongo import MongoClient
 
 import builders
 from builders import JOB, NOW, job, running, session, settings
+from forward_proxy import Authority
 from trainingsession_operator import decide, ends, jobs, outlook, plan, record_view, records, tenants, trainer_pod
 from trainingsession_operator.observed import Observed
 from trainingsession_operator.resource import parse_session
 from trainingsession_trainer import __main__ as trainer
+from trainingsession_trainer import authorities as trainer_authorities
 from trainingsession_trainer import config, errors, weights_mirror
 from trainingsession_trainer import records as trainer_records
-from trainingsession_trainer.datasets import mirror, order
+from trainingsession_trainer.datasets import mirror, object_store, order
+from trainingsession_trainer.modules import requirements
 
 PATIENT = {errors.StorageError, errors.Stopped, trainer_records.Replaced}
 
@@ -139,6 +142,19 @@ def test_mirrors_reach_the_trainer_by_the_names_that_it_reads():
     assert given[weights_mirror.WEIGHTS_VARIABLE] == "https://mirror/keras"
     (container,) = jobs.build_job(session(), settings())["spec"]["template"]["spec"]["containers"]
     assert not {item["name"] for item in container["env"]} & {trainer_pod.DATASETS_MIRROR, trainer_pod.WEIGHTS_MIRROR}
+
+
+def test_authorities_account_and_index_are_found_where_the_operator_puts_them(tmp_path):
+    asked = session(scheduling={"serviceAccountName": "reader"})
+    configured = settings(
+        CA_BUNDLE_FILE=str(Authority(tmp_path).certificate), PACKAGE_INDEX="https://mirror.example.com/simple"
+    )
+    found = jobs.build_job(asked, configured)["spec"]["template"]["spec"]
+    volume = mounted(found, trainer.SESSION_FILE.parent)
+    assert trainer_authorities.BUNDLE in {item["path"] for item in volume["downwardAPI"]["items"]}
+    environment = {item["name"]: item["value"] for item in found["containers"][0]["env"]}
+    assert environment[object_store.SERVICE_ACCOUNT] == "reader"
+    assert environment[requirements.INDEX] == "https://mirror.example.com/simple"
 
 
 def test_the_cpu_limit_in_thousandths_sizes_the_trainers_threads(pod, tmp_path, monkeypatch):

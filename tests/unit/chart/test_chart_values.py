@@ -105,6 +105,7 @@ def test_an_unknown_key_is_refused_by_name(template, path):
         ("watchNamespaces", "team-a"),
         ("operator.tolerations", [{"key": "a", "effct": "NoSchedule"}]),
         ("global.imageRegistry", "registry example.com"),
+        ("global.imageRegistry", "https://registry.example.com"),
         ("operator.priorityClassName", "High Priority"),
         ("trainer.serviceAccounts", "flowers-reader"),
         ("trainer.serviceAccounts", ["Flowers_Reader"]),

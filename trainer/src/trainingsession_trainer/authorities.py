@@ -28,10 +28,8 @@ def trust(bundle: Path, work: Path) -> None:
 
 
 def _of_the_image() -> list[Path]:
-    """Files with the authorities that Python and requests would trust by themselves."""
-    import certifi
-
+    """Files with the authorities that Python would trust by itself; Debian has one with all of its folder's."""
     paths = ssl.get_default_verify_paths()
     folder = paths.capath or paths.openssl_capath
-    found = [paths.cafile, f"{folder}/ca-certificates.crt", certifi.where()]
-    return [Path(path) for path in dict.fromkeys(filter(None, found)) if Path(path).is_file()]
+    found = [Path(path) for path in (paths.cafile, f"{folder}/ca-certificates.crt") if path]
+    return [path for path in found if path.is_file()]

@@ -14,9 +14,10 @@ import boto3
 import pytest
 from botocore.config import Config
 from gcp_storage_emulator.server import create_server
+from moto.backends import get_backend
 from moto.server import ThreadedMotoServer
 
-from local_server import LocalServer
+from local_server import LocalServer, content
 from pictures import go_on, layout, quiet, stop_at, write_tar
 from real_mongod import free_port
 from trainingsession_trainer.config import parse_spec
@@ -214,6 +215,28 @@ def refused(tmp_path, uri, keys, **options):
 def test_an_object_of_s3_is_read_whole(tmp_path, s3):
     assert fetched(tmp_path, "s3://flowers/a b/ü?.bin", s3[0]) == hashlib.sha256(BODY).hexdigest()
     assert (tmp_path / "download").read_bytes() == BODY
+
+
+def test_the_role_of_a_service_account_reads_without_keys(tmp_path, s3, monkeypatch):
+    """As EKS puts it into a pod: IRSA by a token for STS, Pod Identity by an address that gives keys."""
+    keys, _ = s3
+    (tmp_path / "token").write_text("of-the-account")
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_STS"):
+        monkeypatch.setenv(name, keys["endpoint"])
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    with monkeypatch.context() as irsa:
+        irsa.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/flowers-reader")
+        irsa.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+        assert fetched(tmp_path, "s3://flowers/a b/ü?.bin", {}) == hashlib.sha256(BODY).hexdigest()
+        assumed = get_backend("sts")["123456789012"]["aws"].assumed_roles
+        assert [role.role_arn for role in assumed] == ["arn:aws:iam::123456789012:role/flowers-reader"]
+    given = {"AccessKeyId": "ASIA", "SecretAccessKey": "s", "Token": "t", "Expiration": "2100-01-01T00:00:00Z"}
+    with LocalServer(content(json.dumps(given).encode())).running() as agent:
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{agent.uri}/v1/credentials")
+        monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "token"))
+        assert fetched(tmp_path, "s3://flowers/a b/ü?.bin", {}) == hashlib.sha256(BODY).hexdigest()
+        assert agent.paths == ["/v1/credentials"]
 
 
 def test_an_object_of_google_cloud_storage_is_read_whole(tmp_path, gs):

@@ -23,7 +23,7 @@ _ONE_REQUEST = {"s3": {"max_concurrency": 1}, "gs": {"concurrency": 1}}
 """Several objects are read at once already."""
 _AWS_IDENTITY = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
 """EKS sets one of them in the pods of a service account that has a role."""
-_SERVICE_ACCOUNT = "TRAININGSESSION_SERVICE_ACCOUNT"
+SERVICE_ACCOUNT = "TRAININGSESSION_SERVICE_ACCOUNT"
 """The operator sets it where the session names an account; GKE sets nothing."""
 _FINAL = ("NoCredentials", "PartialCredentials", "DefaultCredentials", "RefreshError", "ParamValidation", "Forbidden")
 
@@ -152,7 +152,7 @@ def _gs(credentials: Credentials, silence: float) -> Any:
             raise DataError(
                 "Key serviceAccount.json of the address's Secret is not JSON; write the key file again."
             ) from error
-    elif os.environ.get(_SERVICE_ACCOUNT):
+    elif os.environ.get(SERVICE_ACCOUNT):
         import google.auth.compute_engine
 
         token = google.auth.compute_engine.Credentials()  # type: ignore[no-untyped-call]

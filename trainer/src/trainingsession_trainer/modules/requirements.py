@@ -17,7 +17,7 @@ from trainingsession_trainer.reporting import Reporter
 from trainingsession_trainer.structure import clip, shown
 
 FILE = "requirements.txt"
-_INDEX = "TRAININGSESSION_PACKAGE_INDEX"
+INDEX = "TRAININGSESSION_PACKAGE_INDEX"
 """Address of the index that the chart names; one that an image of the user's names itself wins."""
 _LOCK_BYTES = 4 << 20
 _PIN = re.compile(
@@ -116,8 +116,8 @@ def _pip(requirements: Path, target: Path, stop: Callable[[], bool]) -> str | No
     command += ["--retries", "2", "--timeout", "20", "--target", str(target), "--requirement", str(requirements)]
     log = requirements.with_suffix(".log")
     environment = {**os.environ, "PYTHONPATH": ""}
-    if os.environ.get(_INDEX):
-        environment.setdefault("PIP_INDEX_URL", os.environ[_INDEX])
+    if os.environ.get(INDEX):
+        environment.setdefault("PIP_INDEX_URL", os.environ[INDEX])
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
         try:
