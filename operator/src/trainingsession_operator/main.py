@@ -12,8 +12,9 @@ from kubernetes.client import ApiException
 from urllib3.exceptions import HTTPError
 
 from . import memory
+from .api_calls import connect
 from .audit import Audit
-from .cluster import DEFINITION, Cluster, connect
+from .cluster import DEFINITION, Cluster
 from .errors import ApiError, StartError
 from .handlers import Intake, subscribe
 from .health import Watchdog, serve, why_dead

@@ -26,10 +26,12 @@ from .settings import Settings
 from .status import (
     COMPLETE,
     FAILED,
+    FINISHED,
     PODS_READY,
     SUSPENDED,
     Reason,
     State,
+    condition_of,
     is_as_written,
     is_finished,
     merge_patch,
@@ -151,7 +153,9 @@ class Reconciler:
 
     def _after_end(self, resource: Json, now: datetime) -> float | None:
         """Delete a session that was to be kept only for a time; gives the seconds until then."""
-        kept, ended = seconds_after_end(resource), status_in(resource).get("completionTime")
+        kept, status = seconds_after_end(resource), status_in(resource)
+        # A hand may have taken away the one.
+        ended = status.get("completionTime") or condition_of(status, FINISHED).get("lastTransitionTime")
         if kept is None or not ended:
             return None
         left = kept - (now - datetime.fromisoformat(ended)).total_seconds()
