@@ -1,3 +1,6 @@
+import re
+
+
 def test_the_member_folders_do_not_shadow_the_standard_library(repo):
     # `operator/__init__.py` would make Python import this folder for `import operator`.
     assert not (repo / "operator/__init__.py").exists()
@@ -25,3 +28,11 @@ def test_every_reason_is_documented(repo):
     reasons = [value for name, value in vars(Reason).items() if name.isupper()]
     unexplained = {"NotRunning", "NotFinished"}  # they only say that another condition tells why
     assert {reason for reason in reasons if f" {reason} " not in page and f" {reason}," not in page} == unexplained
+    # The first table's second column, and the second table's first.
+    told = set(re.findall(r"\b[A-Z]\w+", " ".join(re.findall(r"^\| [^|]+ \| ([A-Z][\w, ]+) \|", page, re.MULTILINE))))
+    told |= set(re.findall(r"^\| ([A-Z]\w+) \| [^|]+ \| [^|]+ \|$", page, re.MULTILINE))
+    kubernetes = {
+        "Unschedulable", "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError",
+        "CreateContainerError", "PodPending", "ContainerCreating",
+    }  # fmt: skip
+    assert told - set(reasons) == kubernetes

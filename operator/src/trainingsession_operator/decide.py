@@ -61,6 +61,9 @@ def _outlook(session: Session, observed: Observed, now: datetime, refused: State
         # Finished is finished, even if the Job was deleted or failed after the result was published.
         return _succeeded(observed)
     if observed.waits and (job is None or has_ended(job)):
+        if session.suspend and job is None and all(map(ends.did_its_work, observed.earlier)):
+            # It waits for its user, whatever else is away.
+            return _suspended()
         # Only the record can tell whether a Job that ended has published; until it can be read, nothing is claimed.
         waiting = _waiting(observed.waits.reason, observed.waits.message, LOOK_OUTSIDE)
         return waiting if job is None else replace(waiting, phase=_phase_before(session))

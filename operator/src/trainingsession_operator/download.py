@@ -17,8 +17,9 @@ from gridfs import GridFSBucket
 from gridfs.errors import NoFile
 from pymongo.errors import PyMongoError
 
-from .cluster import Cluster, connect
-from .errors import OperatorError, StartError
+from .api_calls import connect
+from .cluster import Cluster
+from .errors import OperatorError, StartError, driver_words
 from .main import mongodb_uri
 from .records import Records
 from .settings import read_settings
@@ -48,7 +49,8 @@ def download(cluster: Cluster, store: Records, namespace: str, name: str, artifa
     except (NoFile, InvalidId) as error:
         raise StartError(f"artifact {artifact} of session {namespace}/{name} is not in MongoDB any more") from error
     except PyMongoError as error:
-        raise StartError(f"artifact {artifact} of session {namespace}/{name} cannot be read: {error}") from error
+        words = driver_words(error)
+        raise StartError(f"artifact {artifact} of session {namespace}/{name} cannot be read: {words}") from error
     if digest.hexdigest() != wanted["sha256"]:
         raise StartError(
             f"artifact {artifact} of session {namespace}/{name} is damaged: its SHA-256 is not the one in the status; "

@@ -80,8 +80,8 @@ def why_failed(session: Session, job: Mapping[str, Any], ended: pods_say.Ended |
         return disrupted_too_often(session, int(session.status.get("disruptions") or 0))
     words = str(condition.get("message") or condition.get("reason") or "")
     last = f" The last attempt: {ended.message} ({ended.how})." if ended and ended.message else ""
-    if condition.get("reason") == "DeadlineExceeded":
-        seconds = session.run_policy.active_deadline_seconds
+    seconds = session.run_policy.active_deadline_seconds
+    if condition.get("reason") == "DeadlineExceeded" and seconds is not None:
         text = f"The session ran longer than runPolicy.activeDeadlineSeconds, {seconds} s; raise it in a new session."
         return State("True", Reason.DEADLINE_EXCEEDED, text)
     if ended and ended.reason:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
-import kopf
 from kubernetes.client import ApiException
 from urllib3.exceptions import HTTPError
 
 from . import memory
+from .api_calls import connect
 from .audit import Audit
-from .cluster import DEFINITION, Cluster, connect
+from .cluster import DEFINITION, Cluster
 from .errors import ApiError, StartError
 from .handlers import Intake, subscribe
 from .health import Watchdog, serve, why_dead
@@ -29,7 +30,7 @@ from .reconcile import PROGRESS_PER_SECOND, PROGRESS_SECONDS, Reconciler
 from .records import Records
 from .settings import Settings
 from .tenants import Server
-from .watches import kopf_settings
+from .watches import keep_watching, watch
 
 log = logging.getLogger(__name__)
 
@@ -100,14 +101,7 @@ def run(settings: Settings) -> None:
     where = ", ".join(settings.namespaces) or "all namespaces"
     log.info("serving sessions of %s with %d workers and trainer %s", where, settings.workers, settings.trainer_image)
     try:
-        kopf.run(
-            registry=registry,
-            settings=kopf_settings(),
-            standalone=True,
-            clusterwide=not settings.namespaces,
-            namespaces=list(settings.namespaces),
-            liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz",
-        )
+        keep_watching(partial(watch, registry, settings.namespaces, settings.health_port))
     finally:
         stop.set()
         keeper.wake()

@@ -16,7 +16,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 CONTROLLER = "trainingsession"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 RESULTS = ("success", "conflict", "unavailable", "error")
-"""How a look at a session ends: unavailable where something outside was away, error where the operator has a bug."""
+"""How a look at a session ends: unavailable where it waits for something outside, error where there is a bug."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from http import HTTPStatus
 
 from kubernetes import client
 
-from .cluster import REQUEST_TIMEOUT
+from .api_calls import REQUEST_TIMEOUT
 
 USERNAME = "trainingsession-operator"
 KEYFILE_BYTES = 756

@@ -32,6 +32,7 @@ PERCENT_STEP = 10
 DEFAULT_EPOCHS = 20
 NOT_YET = State("False", Reason.NOT_FINISHED, "The session is not at its end.")
 NOT_SUSPENDED = State("False", Reason.NOT_SUSPENDED, "spec.suspend is false.")
+NOT_HELD = State("False", Reason.NOT_SUSPENDED, "spec.suspend is true, and the session has not been suspended.")
 PULLING = ("ErrImagePull", "ImagePullBackOff")
 
 
@@ -65,7 +66,7 @@ def status_of(
         ACCEPTED: accepted or State("True", Reason.ACCEPTED, "The spec is accepted."),
         PODS_READY: ready,
         RUNNING: replace(outlook.running, message=ready.message) if ready != outlook.pods_ready else outlook.running,
-        SUSPENDED: outlook.suspended if not end else NOT_SUSPENDED,
+        SUSPENDED: _suspension(session, outlook),
         COMPLETE: end if end and outlook.succeeded else (State("False", end.reason, end.message) if end else NOT_YET),
         FAILED: end if end and not outlook.succeeded else (State("False", end.reason, end.message) if end else NOT_YET),
         FINISHED: end or NOT_YET,
@@ -110,6 +111,11 @@ def status_of(
         values["artifacts"] = record_view.artifacts(record)
         values |= record_view.evaluation(record)
     return {key: value for key, value in values.items() if value is not None and value != {}}
+
+
+def _suspension(session: Session, outlook: Outlook) -> State:
+    said = outlook.suspended if outlook.end is None else NOT_SUSPENDED
+    return NOT_HELD if said is NOT_SUSPENDED and session.suspend else said
 
 
 def _attempts(observed: Observed, before: Mapping[str, Any], disruptions: limits.Disruptions) -> int | None:

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from . import jobs, plan
+from .act import Actor
 from .budget import Budget
 from .cluster import Cluster
 from .decide import decide
-from .errors import ApiError, ConflictError, OperatorError, SessionError, UnreadableError
+from .errors import ApiError, OperatorError, SessionError, UnreadableError
 from .newcomers import Newcomers
-from .observe import REFUSALS, Observer
-from .observed import Action, CreateJob, Decision, DeleteJob, EndHelpers, EndJob, SetDeadline
+from .observe import Observer
+from .observed import CreateJob, Decision
 from .queue import Key
 from .readable import status_in
 from .records import Records
@@ -26,10 +27,11 @@ from .settings import Settings
 from .status import (
     COMPLETE,
     FAILED,
+    FINISHED,
     PODS_READY,
     SUSPENDED,
-    Reason,
     State,
+    condition_of,
     is_as_written,
     is_finished,
     merge_patch,
@@ -115,7 +117,7 @@ class Reconciler:
             session = self._write(key, session, decision)
             observed = observed.at(decision.chooses)
             decision = decide(session, observed, now, refused)
-        waits = self._act(session, observed.step, decision.actions, is_new)
+        waits = Actor(self.settings, self.cluster, self.records).act(session, observed.step, decision.actions, is_new)
         if waits is not None:
             decision = decide(session, replace(observed, waits=waits), now, refused)
         elif observed.step is not None and any(isinstance(action, CreateJob) for action in decision.actions):
@@ -151,7 +153,9 @@ class Reconciler:
 
     def _after_end(self, resource: Json, now: datetime) -> float | None:
         """Delete a session that was to be kept only for a time; gives the seconds until then."""
-        kept, ended = seconds_after_end(resource), status_in(resource).get("completionTime")
+        kept, status = seconds_after_end(resource), status_in(resource)
+        # A hand may have taken away the one.
+        ended = status.get("completionTime") or condition_of(status, FINISHED).get("lastTransitionTime")
         if kept is None or not ended:
             return None
         left = kept - (now - datetime.fromisoformat(ended)).total_seconds()
@@ -161,47 +165,6 @@ class Reconciler:
         self.cluster.delete_session(metadata)
         log.info("session %s/%s: deleted %d s after its end", metadata["namespace"], metadata["name"], kept)
         return None
-
-    def _act(self, session: Session, step: plan.Step | None, actions: tuple[Action, ...], is_new: bool) -> State | None:
-        """Do what was decided; returns why the API server refused, or None."""
-        if step is None:
-            return None
-        name = plan.step_name(session, step)
-        for action in actions:
-            match action:
-                case CreateJob(lost=lost):
-                    if not is_new and not self._is_there(session):
-                        # Its Job went by owner reference after the session was read.
-                        raise ConflictError(f"session {session.title} was deleted meanwhile")
-                    try:
-                        # Where somebody was faster, the ConflictError has the session looked at again at once.
-                        self.cluster.create_job(jobs.build_job(session, self.settings, step))
-                    except ApiError as error:
-                        if error.status not in REFUSALS:
-                            raise
-                        log.warning("session %s: %s", session.title, error)
-                        return State("False", Reason.JOB_REFUSED, f"The operator {error}")
-                    if lost:
-                        self.records.count_lost_job(session)
-                    why = plan.placement(session, step)
-                    log.info("session %s: Job %s made (%s): %s", session.title, name, why["device"], why["reason"])
-                case DeleteJob(name=old, uid=uid):
-                    self.cluster.delete_job(session.namespace, old, uid)
-                    log.info("session %s: Job %s deleted", session.title, old)
-                case EndJob(reason=reason):
-                    self.cluster.end_job(session.namespace, name, reason)
-                    log.info("session %s: Job %s ends: %s", session.title, name, reason)
-                case EndHelpers():
-                    self.cluster.end_helpers(session.namespace, name)
-                    log.info("session %s: Job %s ends, because its first worker has failed", session.title, name)
-                case SetDeadline(seconds=seconds):
-                    self.cluster.set_job_deadline(session.namespace, name, seconds)
-                    log.info("session %s: Job %s must end %d s after its start", session.title, name, seconds)
-        return None
-
-    def _is_there(self, session: Session) -> bool:
-        found = (self.cluster.session(session.namespace, session.name) or {}).get("metadata", {})
-        return found.get("uid") == session.uid and not found.get("deletionTimestamp")
 
     def _write(self, key: Key, session: Session, decision: Decision) -> Session:
         """Write the status where it differs; returns the session as it is then."""

@@ -17,8 +17,8 @@ from datetime import timedelta
 
 from pymongo import MongoClient
 
+from .api_calls import connect as connect_cluster
 from .cluster import Cluster
-from .cluster import connect as connect_cluster
 from .errors import OperatorError, StartError
 from .main import mongodb_server, mongodb_uri
 from .mongodb import Document, connect, tenant_uri, translated

@@ -2,14 +2,54 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import kopf
 
 from .jobs import MANAGED_BY, MANAGED_LABEL
 
+log = logging.getLogger(__name__)
+
+CALM_SECONDS = 60.0
+"""An error after so long a time is the first one again."""
 WATCH_STOP_SECONDS = 6.0
 """For kopf to end its watches; it takes less than one, and kills the process after this."""
+
+
+def watch(registry: kopf.OperatorRegistry, namespaces: tuple[str, ...], health_port: int) -> None:
+    """Watch, and serve /healthz, until a signal tells to stop."""
+    kopf.run(
+        registry=registry,
+        settings=kopf_settings(),
+        standalone=True,
+        clusterwide=not namespaces,
+        namespaces=list(namespaces),
+        liveness_endpoint=f"http://0.0.0.0:{health_port}/healthz",
+    )
+
+
+def keep_watching(run: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
+    """Run kopf until it is told to stop. Where it ends with an error, all is listed and watched anew.
+
+    Of the errors that the API server may send within a watch, kopf knows only 410, and ends for every other. An error
+    that comes again within a minute is raised, and ends the process.
+    """
+    failed = float("-inf")
+    while True:
+        # kopf sets its own while it runs, and leaves none; without one, the first process of a container hears nothing.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        try:
+            return run()
+        except Exception as error:
+            before, failed = failed, clock()
+            if failed < before + CALM_SECONDS:
+                raise
+            log.warning("the watches ended, and all is listed and watched anew: %s", str(error)[:500])
 
 
 def kopf_settings() -> kopf.OperatorSettings:

@@ -13,7 +13,7 @@ import pytest
 from kubernetes import client
 
 from builders import NAMESPACE
-from trainingsession_operator import cluster as module
+from trainingsession_operator import api_calls as module
 from trainingsession_operator.cluster import Cluster
 from trainingsession_operator.errors import ApiError, ConflictError
 from trainingsession_operator.metrics import Metrics

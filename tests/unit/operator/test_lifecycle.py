@@ -57,6 +57,33 @@ def test_a_suspended_session_that_never_ran_makes_no_job():
     assert told(decision, "Finished") == ("False", "NotFinished")
 
 
+def test_a_suspended_session_stays_so_while_storage_is_away():
+    before = decided(Observed(record=record()), {"jobName": JOB}, suspend=True).status
+    away = State("False", "StorageUnavailable", "MongoDB is away.")
+    for observed in (Observed(waits=away), Observed(waits=away, step=None)):
+        decision = decided(observed, before, suspend=True)
+        assert decision.status["phase"] == "Suspended"
+        assert told(decision, "Suspended") == ("True", "SuspendedByUser")
+    at_work = decided(Observed(waits=away, earlier=(job(active=1),)), before, suspend=True)
+    assert at_work.status["phase"] == "Pending"
+
+
+def test_what_is_said_of_the_suspension_is_never_that_nobody_asked_for_it():
+    away = State("False", "StorageUnavailable", "MongoDB is away.")
+    for observed in (
+        Observed(job(COMPLETE), waits=away),
+        Observed(job(COMPLETE), record=record(result=result())),
+    ):
+        found = condition(decided(observed, RUNNING, suspend=True).status, "Suspended")
+        assert found["message"] == "spec.suspend is true, and the session has not been suspended."
+
+
+def test_a_deadline_of_the_job_alone_is_not_called_the_sessions():
+    decision = decided(Observed(job(BY_DEADLINE, deadline=60), record=record()), RUNNING)
+    found = condition(decision.status, "Failed")
+    assert (found["reason"], found["message"]) == ("JobFailed", f"The Job failed: {BY_DEADLINE[2]}")
+
+
 def test_suspending_deletes_the_job_and_says_so_until_it_is_gone():
     known = record(progress={"epoch": 8, "epochs": 20, "percent": 40})
     decision = decided(Observed(job(active=1), (running(),), record=known), RUNNING, suspend=True)

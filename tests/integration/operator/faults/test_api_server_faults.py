@@ -124,13 +124,23 @@ def test_a_request_that_hangs_holds_up_no_other_session(lane):
     trained(lane, held)
 
 
-def test_a_watch_that_ends_with_another_error_than_410_ends_the_process_and_the_next_one_goes_on(new_lane):
+def test_a_watch_that_ends_with_another_error_than_410_is_begun_anew_and_soon_again_ends_the_process(new_lane):
     lane = new_lane()
     lane.start()
-    uid = lane.create(a_name())
+    process, uid = lane.operator.pid, lane.create(a_name())
     attempt = lane.attempt(uid)
     attempt.start()
-    # kopf takes it for an error of its own; Kubernetes starts the operator again.
+    lane.phase(uid, "Extracting")
+    asked = len(lane.proxy.requests)
+    # kopf takes it for an error of its own, and ends, some five seconds later.
+    lane.proxy.end_watches(watches_of("jobs"), code=500)
+    paths = lambda: [request.path for _, request, _ in lane.proxy.requests[asked:]]  # noqa: E731
+    lane.proxy.wait_for("kopf's first question", lambda: "/apis" in paths())
+    lane.followed()
+    trained(lane, lane.create(a_name()))
+    assert (lane.operator.pid, lane.operator.is_alive()) == (process, True)
+    assert lane.operator.probe() == 200
+    # Now it is not worth another try; Kubernetes starts the operator again.
     lane.proxy.end_watches(watches_of("jobs"), code=500)
     lane.operator.wait(30)
     published = attempt.publish(0.9375)
