@@ -16,6 +16,7 @@ DOCUMENTS = (
     "docs/artifacts.md",
     "docs/compatibility.md",
     "docs/lifecycle.md",
+    "docs/mongodb.md",
     "docs/rbac.md",
     "docs/reasons.md",
     "docs/runbook.md",
