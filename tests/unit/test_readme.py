@@ -17,6 +17,7 @@ DOCUMENTS = (
     "docs/compatibility.md",
     "docs/gpus.md",
     "docs/lifecycle.md",
+    "docs/mongodb.md",
     "docs/rbac.md",
     "docs/reasons.md",
     "docs/runbook.md",

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -57,32 +58,68 @@ class Guarded:
         return with_authorities(server_uri(self.host, "rs0", "operator", "p/ss"), str(self.authority.certificate))
 
 
+class Members:
+    """mongods with TLS and passwords, as the chart starts them; their certificate is that of their name alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.authority = Authority(folder / "authority").make()
+        self.keyfile = folder / "keyfile"
+        self.keyfile.write_text("c2VjcmV0" * 20)
+        self.keyfile.chmod(0o400)
+        self.credentials = folder / "server"
+        self.credentials.mkdir()
+        (self.credentials / "username").write_text("operator")
+        (self.credentials / "password").write_text("p/ss")
+        self.servers: list[RealMongod] = []
+
+    def add(self) -> str:
+        """Start one more and have its sidecar's rounds make it ready; the sidecar comes by 127.0.0.1."""
+        folder = self.folder / f"member-{len(self.servers)}"
+        folder.mkdir()
+        server = RealMongod(folder, (
+            "--auth", "--keyFile", str(self.keyfile), "--tlsMode=requireTLS",
+            f"--tlsCertificateKeyFile={self.authority.issue('localhost')}",
+            f"--tlsCAFile={self.authority.certificate}", "--tlsAllowConnectionsWithoutCertificates",
+        ))  # fmt: skip
+        self.servers.append(server)
+        hosts = tuple(f"localhost:{each.port}" for each in self.servers)
+        settings = Settings(
+            server.address, hosts[-1], hosts, "rs0", self.credentials, "s", 0, self.authority.certificate
+        )
+        rounds = Rounds(settings)
+        server.start()
+        end = time.monotonic() + SOON
+        while not (state := rounds.step()).ready:
+            assert time.monotonic() < end, state.sentence
+            time.sleep(0.1)
+        return hosts[-1]
+
+    def stop(self) -> None:
+        for server in self.servers:
+            server.kill()
+
+
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    folder = tmp_path_factory.mktemp("tls")
-    authority = Authority(folder / "authority").make()
-    keyfile = folder / "keyfile"
-    keyfile.write_text("c2VjcmV0" * 20)
-    keyfile.chmod(0o400)
-    # The certificate is for the member's name alone; the sidecar comes by 127.0.0.1.
-    server = RealMongod(folder, (
-        "--auth", "--keyFile", str(keyfile), "--tlsMode=requireTLS",
-        f"--tlsCertificateKeyFile={authority.issue('localhost')}", f"--tlsCAFile={authority.certificate}",
-        "--tlsAllowConnectionsWithoutCertificates",
-    ))  # fmt: skip
-    credentials = folder / "server"
-    credentials.mkdir()
-    (credentials / "username").write_text("operator")
-    (credentials / "password").write_text("p/ss")
-    host = f"localhost:{server.port}"
-    rounds = Rounds(Settings(server.address, host, (host,), "rs0", credentials, "s", 0, authority.certificate))
-    server.start()
-    end = time.monotonic() + SOON
-    while not (state := rounds.step()).ready:
-        assert time.monotonic() < end, state.sentence
-        time.sleep(0.1)
-    yield Guarded(host, authority)
-    server.stop()
+    members = Members(tmp_path_factory.mktemp("tls"))
+    yield Guarded(members.add(), members.authority)
+    members.stop()
+
+
+def test_a_member_joins_by_tls(tmp_path):
+    members = Members(tmp_path)
+    try:
+        hosts = [members.add(), members.add()]
+        uri = with_authorities(
+            server_uri(",".join(hosts), "rs0", "operator", "p/ss"), str(members.authority.certificate)
+        )
+        with MongoClient[dict[str, Any]](uri, w="majority") as client:
+            client.data.numbers.insert_one({"_id": 1})
+            found = client.admin.command("replSetGetStatus")["members"]
+        assert {member["name"]: member["stateStr"] for member in found} == {hosts[0]: "PRIMARY", hosts[1]: "SECONDARY"}
+    finally:
+        members.stop()
 
 
 def test_operator_and_trainer_use_tls_with_the_same_uri_and_authorities(guarded):

