@@ -19,6 +19,7 @@ DOCUMENTS = (
     "docs/rbac.md",
     "docs/reasons.md",
     "docs/runbook.md",
+    "docs/scaling.md",
     "docs/spec.md",
     "docs/use-the-model.md",
     "docs/without-a-cluster.md",
