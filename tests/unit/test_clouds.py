@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
-CLOUDS = ("eks",)
+CLOUDS = ("eks", "gke", "aks")
 
 
 @pytest.fixture(scope="session")
@@ -35,12 +37,17 @@ def test_eksctl_takes_the_cluster(eksctl_schema, cluster):
     assert wrongs(eksctl_schema, cluster) == []
 
 
-def test_eksctl_takes_what_is_commented_out(eksctl_schema, repo):
+@pytest.fixture
+def whole_cluster(repo) -> dict[str, Any]:
+    """With what is commented out in cluster.yaml, which are those comments that are YAML."""
     text = (repo / "manifests/clusters/eks/cluster.yaml").read_text()
-    opened = re.sub(r"^(    )# (- namespace|  )", r"\1\2", text, flags=re.MULTILINE)
-    document = yaml.safe_load(opened)
-    assert [one["namespace"] for one in document["iam"]["podIdentityAssociations"]] == ["kube-system", "team-a"]
-    assert wrongs(eksctl_schema, document) == []
+    return yaml.safe_load(re.sub(r"^  # (?=- name: |  |withOIDC: |serviceAccounts:)", "  ", text, flags=re.MULTILINE))
+
+
+def test_eksctl_takes_what_is_commented_out(eksctl_schema, whole_cluster):
+    assert whole_cluster["iam"]["serviceAccounts"][0]["metadata"]["name"] == "s3-reader"
+    assert [group["name"] for group in whole_cluster["managedNodeGroups"]] == ["system", "gpu", "gpu-spot"]
+    assert wrongs(eksctl_schema, whole_cluster) == []
 
 
 def test_the_schema_of_eksctl_finds_mistakes(eksctl_schema, cluster):
@@ -49,24 +56,24 @@ def test_the_schema_of_eksctl_finds_mistakes(eksctl_schema, cluster):
     assert len(wrongs(eksctl_schema, cluster)) == 2
 
 
-def test_gpu_nodes_come_from_zero_keep_others_away_and_hide_their_credentials(cluster):
-    groups = {group["name"]: group for group in cluster["managedNodeGroups"]}
-    assert set(groups) == {"system", "gpu", "gpu-spot"}
+def test_gpu_nodes_come_from_zero_keep_others_away_and_hide_their_credentials(whole_cluster):
+    groups = {group["name"]: group for group in whole_cluster["managedNodeGroups"]}
     assert len(groups["system"]["availabilityZones"]) == 1, "MongoDB's volume cannot change its zone"
     for name in ("gpu", "gpu-spot"):
         group = groups[name]
         assert (group["minSize"], group["desiredCapacity"]) == (0, 0)
         assert group["propagateASGTags"]
         assert group["disablePodIMDS"]
-        assert "nvidia.com/gpu" in {taint["key"] for taint in group["taints"]}
+        # The only taint that NVIDIA's device plugin tolerates.
+        assert [taint["key"] for taint in group["taints"]] == ["nvidia.com/gpu"]
         assert group["amiFamily"] == "AmazonLinux2023"
 
 
-def test_the_page_of_a_spot_session_names_labels_and_taints_that_the_group_has(repo, cluster):
+def test_the_page_of_a_spot_session_names_labels_and_taints_that_the_group_has(repo, whole_cluster):
     text = (repo / "manifests/clusters/eks/README.md").read_text()
     (block,) = re.findall(r"```yaml\n(spec:.*?)```", text, re.DOTALL)
     scheduling = yaml.safe_load(block)["spec"]["scheduling"]
-    (spot,) = [group for group in cluster["managedNodeGroups"] if group.get("spot")]
+    (spot,) = [group for group in whole_cluster["managedNodeGroups"] if group.get("spot")]
     assert scheduling["nodeSelector"].items() <= spot["labels"].items()
     assert {one["key"] for one in scheduling["tolerations"]} == {taint["key"] for taint in spot["taints"]}
 
@@ -91,3 +98,92 @@ def test_a_page_gives_a_price_only_with_its_source_and_date(repo, cloud):
     for line in text.splitlines():
         if re.search(r"\d\.\d{2}", line) and "|" in line:
             assert re.search(r", (?:\d+ )?[A-Z][a-z]+ 20\d\d", line), line
+
+
+NOTER = """#!/usr/bin/env bash
+# Notes its arguments and succeeds: it knows no argument, makes nothing and checks no name.
+# One per line, an empty line behind each call.
+printf '%s\\n' "${0##*/}" "$@" "" >>"$NOTES"
+"""
+
+
+@pytest.fixture
+def script(repo, tmp_path):
+    """Runs a cloud's script with programs that only note what they are asked; the sentences, and the calls."""
+    for name in ("gcloud", "az"):
+        (tmp_path / name).write_text(NOTER)
+        (tmp_path / name).chmod(0o755)
+
+    def run(name: str, **settings: str) -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
+        notes = tmp_path / "notes"
+        notes.write_text("")
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        done = subprocess.run(
+            [repo / "manifests/clusters" / name], env={"PATH": path, "NOTES": str(notes), **settings},
+            capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        return done, [call.splitlines() for call in notes.read_text().split("\n\n") if call]
+
+    return run
+
+
+def after(call: list[str], option: str) -> str:
+    return call[call.index(option) + 1]
+
+
+def test_gke_is_made_in_one_zone_with_gpu_nodes_from_zero(script):
+    done, calls = script("gke/create", PROJECT="mine", REGION="europe-west4", SPOT="yes")
+    assert done.returncode == 0, done.stderr
+    assert all(call[:3] == ["gcloud", "--project", "mine"] for call in calls)
+    made = [call for call in calls if "create" in call and "container" in call]
+    assert [after(call, "create") for call in made] == ["trainingsession", "gpu", "gpu-spot"]
+    assert {after(call, "--node-locations") for call in made} == {"europe-west4-a"}
+    for call in made[1:]:
+        assert (after(call, "--num-nodes"), after(call, "--min-nodes"), after(call, "--max-nodes")) == ("0", "0", "4")
+        assert "gpu-driver-version=default" in after(call, "--accelerator")
+    assert ["--spot" in call for call in made] == [False, False, True]
+    assert "--enable-dataplane-v2" in made[0], "what enforces network policies"
+
+
+def test_aks_is_made_in_one_zone_with_tainted_gpu_nodes_from_zero(script):
+    done, calls = script("aks/create", REGISTRY_NAME="mine", SPOT="yes")
+    assert done.returncode == 0, done.stderr
+    (cluster,) = [call for call in calls if call[1:3] == ["aks", "create"]]
+    assert (after(cluster, "--zones"), after(cluster, "--network-dataplane")) == ("1", "cilium")
+    pools = [call for call in calls if call[1:4] == ["aks", "nodepool", "add"]]
+    assert [after(call, "--name") for call in pools] == ["gpu", "gpuspot"]
+    for call in pools:
+        assert (after(call, "--node-count"), after(call, "--min-count"), after(call, "--max-count")) == ("0", "0", "4")
+        assert after(call, "--node-taints") == "nvidia.com/gpu=present:NoSchedule"
+    assert ["Spot" in call for call in pools] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"), [("gke/create", "PROJECT"), ("gke/remove", "PROJECT"), ("aks/create", "REGISTRY_NAME")]
+)
+def test_a_script_without_its_setting_asks_for_it_and_does_nothing(script, name, setting):
+    done, calls = script(name)
+    assert done.returncode != 0
+    assert f"{setting}: is not set; " in done.stderr
+    assert f"{setting}=" in done.stderr
+    assert calls == []
+
+
+def test_removing_goes_by_the_names_of_making_and_leaves_the_asking_to_the_cloud(script):
+    _, made = script("gke/create", PROJECT="mine")
+    _, gone = script("gke/remove", PROJECT="mine")
+    assert all("--quiet" not in call and "--yes" not in call for call in gone)
+    assert {after(call, "delete").partition("@")[0] for call in gone} <= {one for call in made for one in call}
+    _, gone = script("aks/remove")
+    assert gone == [["az", "group", "delete", "--name", "trainingsession"]]
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_sessions_on_spot_name_a_label_that_the_scripts_give(repo, cloud):
+    folder = repo / "manifests/clusters" / cloud
+    (block,) = re.findall(r"```yaml\n(spec:.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    selector = yaml.safe_load(block)["spec"]["scheduling"]["nodeSelector"]
+    assert selector == {"trainingsession.dev/role": "gpu-spot"}
+    made = (folder / ("cluster.yaml" if cloud == "eks" else "create")).read_text()
+    assert "gpu-spot" in made
+    assert "trainingsession.dev/role" in made

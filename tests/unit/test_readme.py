@@ -21,10 +21,14 @@ DOCUMENTS = (
     "docs/rbac.md",
     "docs/reasons.md",
     "docs/runbook.md",
+    "docs/scaling.md",
     "docs/spec.md",
     "docs/use-the-model.md",
     "docs/without-a-cluster.md",
+    "manifests/clusters/aks/README.md",
     "manifests/clusters/eks/README.md",
+    "manifests/clusters/gke/README.md",
+    "manifests/kustomize/README.md",
     "tests/cluster/README.md",
 )
 

@@ -140,11 +140,12 @@ def test_images_are_pushed_under_the_names_that_the_chart_asks_for(repo):
         assert values[name]["image"]["repository"] == f"trainingsession/{name}"
 
 
-def test_a_registry_that_is_none_is_refused_in_a_sentence(repo, tmp_path, artefacts):
-    command = [str(repo / "release/artefacts"), str(tmp_path), "https://ghcr.io/Owner"]
+@pytest.mark.parametrize("wrong", ["https://ghcr.io/owner", "ghcr.io/Owner", "ghcr.io/owner/", "ghcr.io|owner"])
+def test_a_registry_that_is_none_is_refused_in_a_sentence(repo, tmp_path, artefacts, wrong):
+    command = [str(repo / "release/artefacts"), str(tmp_path), wrong]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == '"https://ghcr.io/Owner" is no registry; give one such as ghcr.io/owner, in small letters.\n'
+    assert done.stderr == f'"{wrong}" is no registry; give one such as ghcr.io/owner, in small letters.\n'
 
 
 def test_the_documented_way_to_a_release_passes_its_check_in_a_clean_clone(repo, artefacts, tmp_path):

@@ -99,8 +99,12 @@ def test_kustomize_installs_and_removes_each_overlay(kubectl, overlay):
     assert installed(kubectl) == {}
 
 
-def test_the_storage_class_of_eks_is_a_default_one_that_grows(kubectl):
-    kubectl("apply", "--server-side", "-f", "manifests/clusters/eks/storage-class.yaml")
-    found = json.loads(kubectl("get", "storageclass", "gp3", "-o", "json"))
-    assert found["metadata"]["annotations"]["storageclass.kubernetes.io/is-default-class"] == "true"
-    assert found["allowVolumeExpansion"]
+@pytest.mark.parametrize("cloud", ["eks", "gke", "aks"])
+def test_a_cloud_s_storage_class_grows_and_keeps_disks_in_the_zone_of_their_pod(kubectl, cloud):
+    made = json.loads(kubectl("create", "-f", f"manifests/clusters/{cloud}/storage-class.yaml", "-o", "json"))
+    kubectl("delete", "-f", f"manifests/clusters/{cloud}/storage-class.yaml")
+    assert made["allowVolumeExpansion"]
+    assert (made["volumeBindingMode"], made["reclaimPolicy"]) == ("WaitForFirstConsumer", "Retain")
+    # GKE and AKS have a default of their own, and a second would be one too many.
+    default = "storageclass.kubernetes.io/is-default-class" in made["metadata"].get("annotations", {})
+    assert default == (cloud == "eks")

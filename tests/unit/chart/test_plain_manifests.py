@@ -62,7 +62,9 @@ def by_name(value: Any) -> Any:
 
 
 def rendered(render, values: Manifest | None = None) -> Objects:
-    return objects(render({"crds": {"install": False}, **(values or {})}, namespace=NAMESPACE).all)
+    """Of the chart, without what only helm runs, such as the pods of `helm test`."""
+    found = render({"crds": {"install": False}, **(values or {})}, namespace=NAMESPACE).all
+    return objects(one for one in found if "helm.sh/hook" not in one["metadata"].get("annotations", {}))
 
 
 def test_the_base_is_what_helm_installs_by_default(kustomize, render):
