@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
+import tarfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -39,19 +41,11 @@ class GitServer:
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.uri = f"http://127.0.0.1:{self._http.server_port}"
 
-    def commit(self, name: str, files: Mapping[str, str], source: Path | None = None) -> str:
+    def commit(
+        self, name: str, files: Mapping[str, str], source: Path | None = None, object_format: str = "sha1"
+    ) -> str:
         """Commit files, and the content of a folder, to the repository `name`; gives the commit."""
-        where = self.folder / name
-        if not where.is_dir():
-            _git(self.folder, "init", "--quiet", "--initial-branch=main", name)
-        if source is not None:
-            shutil.copytree(source, where, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-        for path, text in files.items():
-            (where / path).parent.mkdir(parents=True, exist_ok=True)
-            (where / path).write_text(text, "utf-8")
-        _git(where, "add", "--all")
-        _git(where, "commit", "--quiet", "--allow-empty", "--message=Next")
-        return _git(where, "rev-parse", "HEAD").strip()
+        return commit(self.folder / name, files, source, object_format)
 
     @contextmanager
     def running(self) -> Iterator[GitServer]:
@@ -92,6 +86,30 @@ class GitServer:
             request.send_header(name, value)
         request.end_headers()
         request.wfile.write(content)
+
+
+def commit(where: Path, files: Mapping[str, str], source: Path | None = None, object_format: str = "sha1") -> str:
+    """Commit files, and the content of a folder, to the repository at `where`, made if it is not there."""
+    if not where.is_dir():
+        _git(where.parent, "init", "--quiet", "--initial-branch=main", f"--object-format={object_format}", where.name)
+    if source is not None:
+        shutil.copytree(source, where, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for path, text in files.items():
+        (where / path).parent.mkdir(parents=True, exist_ok=True)
+        (where / path).write_text(text, "utf-8")
+    _git(where, "add", "--all")
+    _git(where, "commit", "--quiet", "--allow-empty", "--message=Next")
+    return _git(where, "rev-parse", "HEAD").strip()
+
+
+def packed(where: Path) -> bytes:
+    """Give the repository at `where` as a tar of what a server needs of it."""
+    bare = where.with_name(f"{where.name}.bare")
+    _git(where.parent, "clone", "--quiet", "--bare", "--template=", where.name, bare.name)
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        archive.add(bare, ".")
+    return out.getvalue()
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -95,7 +95,7 @@ _SHA256 = r"\A[0-9a-f]{64}\Z"
 _REVISION = r"\A[A-Za-z0-9][-A-Za-z0-9_.:/+]*\Z"
 _URI = r"\A(https?://[^/?#\s]+[^\s]*|(s3|gs)://[^/?#\s]+/[^\s]+|file:///[^\s]+)\Z"
 
-_COMMIT = r"\A[0-9a-f]{40}\Z"
+_COMMIT = r"\A([0-9a-f]{40}|[0-9a-f]{64})\Z"
 _DATASET_URI = r"\A(https?://[^/?#\s]+[^\s]*|(s3|gs)://[^/?#\s]+/[^\s]*|file:///[^\s]+)\Z"
 _ENTRY_POINT = r"\A[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*\Z"
 _FOLDER = r"\A[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*\Z"

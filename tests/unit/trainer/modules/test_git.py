@@ -40,6 +40,15 @@ def test_the_named_commit_is_fetched_and_not_a_newer_one(server, fetch) -> None:
     assert fetch(f"{server.uri}/two", old) == {"a.py": "old", "lib/b.py": "b"}
 
 
+def test_a_commit_of_a_repository_with_sha256_is_fetched_by_its_64_digits(server, fetch) -> None:
+    revision = server.commit("new", {"a.py": "a", "lib/b.py": "b"}, object_format="sha256")
+    assert len(revision) == 64
+    assert fetch(f"{server.uri}/new", revision) == {"a.py": "a", "lib/b.py": "b"}
+    for odd in (revision[:40], "a" * 64):
+        with pytest.raises(SpecError, match=f"revision {odd} is not given out by"):
+            fetch(f"{server.uri}/new", odd)
+
+
 def test_only_the_folder_that_is_named_is_written(server, fetch) -> None:
     revision = server.commit("deep", {"a.py": "a", "src/heads/b.py": "b", "src/c.py": "c"})
     assert fetch(f"{server.uri}/deep", revision, "src") == {"heads/b.py": "b", "c.py": "c"}

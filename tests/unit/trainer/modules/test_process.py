@@ -38,9 +38,11 @@ def run(tmp_path):
             ),
         )  # fmt: skip
         lines: list[str] = []
+        notes: list[str] = []
         epochs: list[process.Epoch] = []
-        listener = process.Listener(epoch=epochs.append, line=lines.append, note=lines.append)
+        listener = process.Listener(epoch=epochs.append, line=lines.append, note=notes.append)
         process.run(files, workdir, entry, listener, stop)
+        assert "Landlock" in notes[0], "whether it is confined or not"
         return np.load(files / handover.PREDICTIONS), lines, epochs
 
     return go

@@ -43,10 +43,12 @@ def main(arguments: list[str]) -> int:
     sandbox.end_with_parent()
     order = handover.read_order(folder)
     confined = sandbox.restrict([Path(path) for path in order.hidden], [folder, workdir])
-    events.tell({"confined": confined})
+    joining = arguments[3:] == ["join"]
+    if not joining:
+        events.tell({"confined": confined})
     sys.path[:0] = [order.code, order.packages]
     try:
-        if arguments[3:] == ["join"]:
+        if joining:
             _join(order, folder)
         else:
             _run(order, folder, workdir, events)

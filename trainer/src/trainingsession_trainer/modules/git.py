@@ -52,7 +52,8 @@ def fetch_code(
 
     reporter.info(f"Fetching commit {revision} of {url}")
     with tempfile.TemporaryDirectory(prefix="git-", dir=target.parent) as folder:
-        repository = Repo.init_bare(folder)
+        # A commit names by its length how the repository names its objects.
+        repository = Repo.init_bare(folder, object_format="sha256" if len(revision) == 64 else "sha1")
         try:
             _fetch(repository, url, revision, credentials, reporter, stop)
             files = _write(repository, revision, path, url, target)

@@ -67,6 +67,8 @@ class Listener:
             return
         if "stage" in event:
             self._end = event
+        elif event.get("confined") is True:
+            self.note("Landlock keeps the module's process from the session's credentials")
         elif event.get("confined") is False:
             self.note("The kernel has no Landlock: the module's code can read the session's credentials")
         elif isinstance(event.get("note"), str):
