@@ -41,7 +41,7 @@ def run(tmp_path):
         epochs: list[process.Epoch] = []
         listener = process.Listener(epoch=epochs.append, line=lines.append, note=lines.append)
         process.run(files, workdir, entry, listener, stop)
-        return np.load(files / handover.PREDICTIONS), lines, epochs
+        return np.load(files / handover.PREDICTIONS["test"]), lines, epochs
 
     return go
 
@@ -93,6 +93,8 @@ FAILURES = {
     "nothing": (OK + "None", "own:run", "returned NoneType; it must return a compiled Keras model or an array of prob"),
     "text": (OK + "'good'", "own:run", "returned str; it must return"),
     "shape": (OK + "np.zeros((3, 3))", "own:run", "gave predictions of shape 3x3; they must be 4x3: a row for each"),
+    "shape of the validation": (OK + "np.full((4, 3), 1 / 3), np.ones((2, 3))", "own:run",
+        "gave predictions of shape 2x3; they must be 0x3: a row for each validation image"),
     "labels": (OK + "np.zeros(4)", "own:run", "gave predictions of shape 4; they must be 4x3"),
     "not a number": (OK + "np.full((4, 3), np.nan)", "own:run", "gave predictions that are not finite"),
     "below zero": (OK + "np.array([[2, -1, 0]] * 4)", "own:run", "gave predictions below 0 (-1); they must be prob"),

@@ -25,6 +25,7 @@ class Handed:
 
     class_names: tuple[str, ...]
     test_labels: Labels
+    validation_labels: Labels
     samples: dict[str, int]
     shape: tuple[int, ...]
     commonest: int
