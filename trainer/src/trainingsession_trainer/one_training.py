@@ -16,8 +16,9 @@ from .training import History, fit_head
 if TYPE_CHECKING:
     from .checkpoints import Checkpoints
     from .config import Session, Training
-    from .features import PreparedFeatures, SessionFeatures
+    from .features import SessionFeatures
     from .head_source import HeadSource
+    from .prepared import PreparedFeatures
     from .reporting import Reporter
 
 

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
     from .batches import Examples
     from .config import Session
-    from .features import PreparedFeatures, SessionFeatures
+    from .features import SessionFeatures
     from .head_source import HeadSource
     from .mongodb import Document
+    from .prepared import PreparedFeatures
     from .records import SessionRecord
     from .reporting import Reporter
     from .snapshot import Binding

@@ -15,7 +15,7 @@ from .datasets import Disk
 from .errors import AcceleratorError, DataError, SpecError, Stopped, TrainerError
 from .evaluation import metrics_of
 from .feature_catalog import Use
-from .features import SessionFeatures, Validate
+from .features import SessionFeatures
 from .findings import Subject, room_for_probabilities, write_findings
 from .fine_tuning import check_fine_tuning
 from .head import build_head
@@ -24,6 +24,7 @@ from .mongodb import Document
 from .objective import check_training
 from .own_python import run_own_python
 from .papers import write_papers
+from .prepared import Validate
 from .records import Published, Result, SessionRecord
 from .repeats import train_heads
 from .reporting import Reporter

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from .config import Session
 from .errors import DataError
-from .features import FeaturesSummary, PreparedFeatures
+from .prepared import FeaturesSummary, PreparedFeatures
 
 IMAGE_VARIABLE = "TRAININGSESSION_IMAGE"
 

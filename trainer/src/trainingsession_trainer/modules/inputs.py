@@ -20,7 +20,7 @@ from . import handover
 from .running import Handed, Running
 
 if TYPE_CHECKING:
-    from trainingsession_trainer.features import PreparedFeatures
+    from trainingsession_trainer.prepared import PreparedFeatures
 
 _IMAGES_AT_ONCE = 1 << 23
 """Bytes of images that are decoded and written together."""
