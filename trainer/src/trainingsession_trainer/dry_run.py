@@ -15,7 +15,6 @@ import numpy as np
 from pymongo.database import Database
 
 from .base_models import open_base_model
-from .config import Session
 from .datasets import open_dataset
 from .datasets.order import prefix, validation_mask
 from .feature_catalog import FeatureCatalog, Use
@@ -28,6 +27,7 @@ from .mongodb import Document
 from .objective import check_training
 from .reporting import Reporter, duration
 from .sentences import describe
+from .spec import Session
 
 _MIB = 1 << 20
 # Of each weight of the head: its value, its gradient, and most often two of the optimizer's, as float32.

@@ -15,7 +15,6 @@ from types import MappingProxyType
 from pymongo.database import Database
 
 from .base_models import BaseModel, open_base_model
-from .config import Session
 from .data_warnings import class_counts, warnings_of
 from .dataset_facts import DatasetFacts
 from .datasets import Dataset, Disk, Split, open_dataset
@@ -34,6 +33,7 @@ from .part_images import digests_by_part, images_at, places_of, thumbnails_at
 from .prepared import FeaturesSummary, PreparedFeatures, Shape, StoredFeatures, Validate
 from .records import SessionWarning
 from .reporting import Reporter, duration
+from .spec import Session
 from .thumbnails import Picture
 
 _REPAIRS = 3

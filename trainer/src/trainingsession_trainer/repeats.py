@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
     from .batches import Examples
-    from .config import Session
     from .features import SessionFeatures
     from .head_source import HeadSource
     from .mongodb import Document
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from .records import SessionRecord
     from .reporting import Reporter
     from .snapshot import Binding
+    from .spec import Session
 
 _SEEDS = 1 << 32
 

@@ -10,7 +10,7 @@ from pymongo.database import Database
 
 from . import artifacts
 from .accelerators import check_accelerators
-from .config import Session, parse_identity, parse_session
+from .config import parse_identity, parse_session
 from .datasets import Disk
 from .errors import AcceleratorError, DataError, SpecError, Stopped, TrainerError
 from .evaluation import metrics_of
@@ -30,6 +30,7 @@ from .repeats import train_heads
 from .reporting import Reporter
 from .schedule import check_classes
 from .sentences import bug_sentence, check_parts, describe, facts_of, trainer_facts
+from .spec import Session
 from .task import Task
 from .tracking import tracked
 
