@@ -23,12 +23,13 @@ from typing import Any
 
 from pymongo.database import Database
 
-from trainingsession_trainer import config
+from trainingsession_trainer.config import parse_identity
 from trainingsession_trainer.embedded import embedded_mongod
 from trainingsession_trainer.mongodb import Document, connect
 from trainingsession_trainer.records import create_record
 from trainingsession_trainer.reporting import Reporter
 from trainingsession_trainer.run import run_attempt
+from trainingsession_trainer.spec import API_VERSION, KIND
 
 ROUNDS = 3
 ARCHIVE = Path(os.environ.get("TS_SHARED_DATA", ".")) / "cifar10.tar.gz"
@@ -40,8 +41,8 @@ def document(archive: Path, pooling: str, dropout: float) -> dict[str, Any]:
     if pooling == "none":
         layers.insert(0, {"type": "GlobalAveragePooling2D"})
     return {
-        "apiVersion": config.API_VERSION,
-        "kind": config.KIND,
+        "apiVersion": API_VERSION,
+        "kind": KIND,
         "metadata": {"namespace": "default", "name": "benchmark", "uid": str(uuid.uuid4())},
         "spec": {
             "dataset": {"uri": archive.resolve().as_uri(), "sha256": digest, "subset": 0.1, "testSubset": 0.2},
@@ -69,7 +70,7 @@ class Watch(io.StringIO):
 def session(database: Database[Document], work: Path, pooling: str, dropout: float) -> tuple[float, float, bool]:
     """Give the seconds to the head, those to the accuracy, and whether the base model was built before it."""
     found = document(ARCHIVE, pooling, dropout)
-    identity = config.parse_identity(found)
+    identity = parse_identity(found)
     create_record(database, identity.uid, identity.namespace, identity.name)
     watch, started = Watch(), time.perf_counter()
     run_attempt(

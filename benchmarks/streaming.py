@@ -24,6 +24,7 @@ from trainingsession_trainer.feature_store import FeatureStore
 from trainingsession_trainer.head import build_head, standardize_from
 from trainingsession_trainer.loading import Loader, Part
 from trainingsession_trainer.mongodb import connect
+from trainingsession_trainer.spec import Spec
 from trainingsession_trainer.streaming import StreamedExamples
 from trainingsession_trainer.training import fit_head
 
@@ -42,7 +43,7 @@ def store_features(store: FeatureStore, split: str, images: int) -> Part:
     return Part(found, random.integers(0, 10, images).astype(np.int32))
 
 
-def seconds_per_epoch(spec: config.Spec, training: Examples, validation: Examples) -> float:
+def seconds_per_epoch(spec: Spec, training: Examples, validation: Examples) -> float:
     head = build_head(spec.head, SHAPE, 10, standardize_from(training))
     with new_checkpoints(quiet()) as checkpoints:
         history = fit_head(

@@ -24,12 +24,12 @@ import tensorflow as tf
 
 from trainingsession_trainer.batches import LabelledFeatures
 from trainingsession_trainer.checkpoints import Checkpoints
-from trainingsession_trainer.config import Head, Training
 from trainingsession_trainer.embedded import embedded_mongod
 from trainingsession_trainer.head import Standardization, build_head, standardize_from
 from trainingsession_trainer.mongodb import connect
 from trainingsession_trainer.records import SessionRecord, create_record
 from trainingsession_trainer.reporting import Reporter
+from trainingsession_trainer.spec import Head, Training
 from trainingsession_trainer.training import fit_head
 
 ROUNDS = 7

@@ -25,7 +25,7 @@ from trainingsession_operator.observed import Observed
 from trainingsession_operator.resource import parse_session
 from trainingsession_trainer import __main__ as trainer
 from trainingsession_trainer import authorities as trainer_authorities
-from trainingsession_trainer import config, errors, weights_mirror
+from trainingsession_trainer import config, errors, spec, weights_mirror
 from trainingsession_trainer import records as trainer_records
 from trainingsession_trainer.datasets import mirror, object_store, order
 from trainingsession_trainer.modules import requirements
@@ -196,15 +196,15 @@ def test_every_exit_code_of_the_trainer_has_one_meaning():
 def test_names_and_versions_are_the_same_on_both_sides():
     assert records.COLLECTION == trainer_records.COLLECTION
     assert records.RECORD_VERSION == trainer_records.RECORD_VERSION
-    assert builders.API_VERSION == config.API_VERSION
-    assert builders.KIND == config.KIND
-    assert config.Training.__dataclass_fields__["epochs"].default == outlook.DEFAULT_EPOCHS
+    assert builders.API_VERSION == spec.API_VERSION
+    assert builders.KIND == spec.KIND
+    assert spec.Training.__dataclass_fields__["epochs"].default == outlook.DEFAULT_EPOCHS
 
 
 @pytest.mark.parametrize(
     ("part", "mine", "theirs"),
     [
-        (field, getattr(session().resources.__class__(), field), getattr(config.Resources(), field))
+        (field, getattr(session().resources.__class__(), field), getattr(spec.Resources(), field))
         for field in (
             "gpus",
             "gpu_resource_name",
@@ -216,7 +216,7 @@ def test_names_and_versions_are_the_same_on_both_sides():
             "ephemeral_storage",
         )
     ]
-    + [("backoff_limit", session().run_policy.__class__().backoff_limit, config.RunPolicy().backoff_limit)],
+    + [("backoff_limit", session().run_policy.__class__().backoff_limit, spec.RunPolicy().backoff_limit)],
 )
 def test_both_sides_have_the_same_default_of(part, mine, theirs):
     assert mine == theirs, part

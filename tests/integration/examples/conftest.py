@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainingsession_trainer.config import Head, parse_session
+from trainingsession_trainer.config import parse_session
 from trainingsession_trainer.mongodb import connect
 from trainingsession_trainer.records import Result, SessionRecord, create_record
 from trainingsession_trainer.reporting import Reporter
+from trainingsession_trainer.spec import Head
 
 CLASSES = ["cat", "dög", "bird"]
 

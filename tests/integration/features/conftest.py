@@ -17,6 +17,7 @@ from trainingsession_trainer.datasets import Dataset
 from trainingsession_trainer.datasets.splits import Images, make_split, reduced
 from trainingsession_trainer.recipe import recipe_digest
 from trainingsession_trainer.reporting import Reporter
+from trainingsession_trainer.spec import Session
 
 
 class CountedImages(Images):
@@ -79,7 +80,7 @@ class Case:
     def session(self, subset=1, known=False, **base):
         base_model = {"name": "MobileNet", "arguments": {"alpha": 0.25}, "weights": "none", "inputSize": [32, 32]}
         spec = {"dataset": {**self.source, "subset": subset, "testSubset": 1}, "baseModel": {**base_model, **base}}
-        return config.Session("ns", "name", "uid", config.parse_spec(spec), recipe_digest(spec) if known else None)
+        return Session("ns", "name", "uid", config.parse_spec(spec), recipe_digest(spec) if known else None)
 
     def prepare(self, subset=1, stop=lambda: False, memory_limit=None, stored_only=False, known=False, **base):
         """Prepare features, of images whose content only their digests tell, or of `known` ones."""

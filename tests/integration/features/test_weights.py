@@ -16,6 +16,7 @@ from trainingsession_trainer.base_models import open_base_model
 from trainingsession_trainer.datasets import credentials
 from trainingsession_trainer.datasets.files import RESERVE_BYTES, Disk
 from trainingsession_trainer.errors import DataError, SpecError, Stopped
+from trainingsession_trainer.spec import BaseModel
 
 BASE = {"name": "MobileNet", "arguments": {"alpha": 0.25}, "inputSize": [32, 32]}
 
@@ -42,7 +43,7 @@ def test_weights_are_downloaded_and_read_by_their_suffix(tmp_path, saved, last):
         digest = hashlib.sha256(file).hexdigest()
         base = opened(tmp_path, weightsFrom={"uri": server.uri + last, "sha256": digest})
     assert all(np.array_equal(*pair) for pair in zip(base.network.get_weights(), network.get_weights()))
-    assert base.weights == weights.weights_identity(config.BaseModel("MobileNet", weights="imagenet"), network)
+    assert base.weights == weights.weights_identity(BaseModel("MobileNet", weights="imagenet"), network)
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ def test_labels_are_what_the_loss_wants(task: Task, tmp_path: Path, loss) -> Non
     fit.fit(made, task, ORDER, events.append)
     assert [event["epoch"] for event in events] == list(range(1, 16))
     assert events[-1]["figures"]["val_accuracy"] > 0.8
-    predictions = fit.predict(made, task, tmp_path / "predictions.npy")
+    predictions = fit.predict(made, task.test, 3, tmp_path / "predictions.npy")
     assert handover.why_no_probabilities(predictions, 16, 3) == ""
 
 

@@ -14,10 +14,11 @@ from pymongo.database import Database
 from trainer_pod import Pod
 from trainingsession_trainer.batches import LabelledFeatures
 from trainingsession_trainer.checkpoints import Checkpoints
-from trainingsession_trainer.config import Spec, parse_spec
+from trainingsession_trainer.config import parse_spec
 from trainingsession_trainer.mongodb import connect
 from trainingsession_trainer.records import SessionRecord, create_record
 from trainingsession_trainer.reporting import Reporter
+from trainingsession_trainer.spec import Spec
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 
 from trainingsession_operator import record_view
 from trainingsession_trainer.batches import LabelledFeatures
-from trainingsession_trainer.config import Training
 from trainingsession_trainer.evaluation import Calibration, Evaluation, evaluate
+from trainingsession_trainer.spec import Training
 
 #                     taken for: a  b  c
 CONFUSION = np.array([[8, 2, 0], [1, 4, 0], [0, 0, 0]])

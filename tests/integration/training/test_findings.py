@@ -12,7 +12,6 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.util.event_pb2 import Event
 
-from trainingsession_trainer.config import EXPORTS
 from trainingsession_trainer.errors import Stopped
 from trainingsession_trainer.evaluation import evaluate
 from trainingsession_trainer.exports.model_card import model_card
@@ -20,6 +19,7 @@ from trainingsession_trainer.exports.reproducibility import describe_run
 from trainingsession_trainer.findings import Subject, room_for_probabilities, write_findings
 from trainingsession_trainer.head import build_head, standardize_from
 from trainingsession_trainer.repeats import Trained, summary
+from trainingsession_trainer.spec import EXPORTS
 from trainingsession_trainer.training import fit_head
 
 CLASSES = ("cat", "dög", "<b>bird</b>")

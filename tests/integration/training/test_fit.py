@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import pytest
 
-from trainingsession_trainer.config import LOSSES, METRICS, OPTIMIZERS, Loss, Optimizer
 from trainingsession_trainer.epochs import out_of_memory
 from trainingsession_trainer.errors import DivergedError, HostMemoryError, SpecError, Stopped
 from trainingsession_trainer.evaluation import evaluate, metrics_of, wilson_interval
 from trainingsession_trainer.head import build_head, standardize_from
 from trainingsession_trainer.objective import build_loss, build_optimizer, check_training
+from trainingsession_trainer.spec import LOSSES, METRICS, OPTIMIZERS, Loss, Optimizer
 from trainingsession_trainer.training import fit_head
 
 FAST = {"name": "adam", "config": {"learning_rate": 0.02}}

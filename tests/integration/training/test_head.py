@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from trainingsession_trainer.batches import LabelledFeatures
-from trainingsession_trainer.config import Head, Layer
 from trainingsession_trainer.errors import SpecError
 from trainingsession_trainer.head import build_head, standardize_from
 from trainingsession_trainer.head_layers import ALLOWED_LAYERS, LEFT_OUT
+from trainingsession_trainer.spec import Head, Layer
 
 
 def head(*layers: tuple[str, dict]) -> Head:

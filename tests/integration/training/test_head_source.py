@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from trainingsession_trainer.artifacts import uncompiled, upload
-from trainingsession_trainer.config import Head, Layer
 from trainingsession_trainer.errors import SpecError
 from trainingsession_trainer.head import build_head, standardize_from
 from trainingsession_trainer.head_source import open_source
 from trainingsession_trainer.records import Result, SessionRecord, create_record
+from trainingsession_trainer.spec import Head, Layer
 
 SHAPE = (2, 2, 9)
 LAYERS = (

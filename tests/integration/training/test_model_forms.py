@@ -18,9 +18,9 @@ from PIL import Image
 
 from trainingsession_trainer.artifacts import complete_model, write_models
 from trainingsession_trainer.base_models import open_base_model
-from trainingsession_trainer.config import Head
 from trainingsession_trainer.exports import ExportError, onnx_model
 from trainingsession_trainer.head import Standardization, build_head
+from trainingsession_trainer.spec import Head
 
 CLASSES = ["cat", "dög", "bird"]
 

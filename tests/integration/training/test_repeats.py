@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from trainingsession_trainer.config import Session
 from trainingsession_trainer.errors import Stopped
 from trainingsession_trainer.records import SessionRecord, create_record
 from trainingsession_trainer.repeats import Trained, seeds, summary, train_heads
 from trainingsession_trainer.reporting import Reporter
+from trainingsession_trainer.spec import Session
 
 
 class Sink:

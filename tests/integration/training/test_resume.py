@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from trainingsession_trainer.batches import LabelledFeatures
-from trainingsession_trainer.config import OPTIMIZERS
 from trainingsession_trainer.errors import Stopped
 from trainingsession_trainer.head import build_head, standardize_from
 from trainingsession_trainer.records import create_record
+from trainingsession_trainer.spec import OPTIMIZERS
 from trainingsession_trainer.training import fit_head
 
 LAYERS = [
@@ -146,7 +146,7 @@ import io, os, signal, sys
 import keras, numpy as np
 from trainingsession_trainer.batches import LabelledFeatures
 from trainingsession_trainer.checkpoints import Checkpoints
-from trainingsession_trainer.config import Head, Layer, Training
+from trainingsession_trainer.spec import Head, Layer, Training
 from trainingsession_trainer.head import build_head, standardize_from
 from trainingsession_trainer.mongodb import connect
 from trainingsession_trainer.records import SessionRecord

@@ -128,6 +128,9 @@ def test_another_session_finds_the_features(digits, make_pod, repo: Path, record
     assert features["computed"] == 0
     assert features["reused"] == first["computed"]
     assert features["key"] == first["key"]
+    # From thumbnails: it reads no image.
+    pictures = {artifact["name"] for artifact in record_of(pod)["result"]["artifacts"]}
+    assert {"worst_mistakes.png", "doubtful_labels.png"} <= pictures
 
 
 def test_a_stop_while_training_ends_with_75_and_the_next_attempt_goes_on(make_pod, record_of, storage) -> None:

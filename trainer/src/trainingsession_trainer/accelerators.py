@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from .config import Resources
 from .errors import AcceleratorError
 from .reporting import Reporter
+from .spec import Resources
 
 VARIABLE = "TRAININGSESSION_GPUS"
 """required (the default): a GPU that is held must be usable; optional: some clusters offer GPUs only in name."""

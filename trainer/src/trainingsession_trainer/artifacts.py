@@ -17,11 +17,11 @@ from gridfs import GridFSBucket
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
-from .config import Session
 from .evaluation import Evaluation, metrics_of
 from .exports import MODEL_FILES, ExportError
 from .mongodb import Document, patiently
 from .records import Artifact, Published, Replaced, Result, SessionRecord
+from .spec import Session
 from .training import History
 
 if TYPE_CHECKING:

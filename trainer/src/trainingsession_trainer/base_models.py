@@ -17,13 +17,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from . import config
 from .arguments import keras_words
 from .base_layers import cut
 from .datasets import Disk
 from .errors import SpecError
 from .kept_weights import KeptWeights
 from .reporting import Reporter
+from .spec import BaseModel as BaseModelSpec
 from .structure import clip, shown
 from .weights import IMAGENET_DEVIATION, IMAGENET_MEAN, SEED, load_weights, weights_identity
 
@@ -148,7 +148,7 @@ def find_classifier(name: str) -> Classifier:
     )
 
 
-def check_base_model(spec: config.BaseModel) -> tuple[Classifier, dict[str, Any], tuple[int, int]]:
+def check_base_model(spec: BaseModelSpec) -> tuple[Classifier, dict[str, Any], tuple[int, int]]:
     """Check name, arguments and input size; return the classifier, all its arguments and the size (h, w)."""
     classifier = find_classifier(spec.name)
     arguments = dict(classifier.arguments)
@@ -168,7 +168,7 @@ def check_base_model(spec: config.BaseModel) -> tuple[Classifier, dict[str, Any]
 
 
 def open_base_model(
-    spec: config.BaseModel,
+    spec: BaseModelSpec,
     work: Path,
     reporter: Reporter,
     stop: Callable[[], bool],

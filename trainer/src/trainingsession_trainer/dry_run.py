@@ -15,12 +15,11 @@ import numpy as np
 from pymongo.database import Database
 
 from .base_models import open_base_model
-from .config import Session
 from .datasets import open_dataset
 from .datasets.order import prefix, validation_mask
 from .feature_catalog import FeatureCatalog, Use
+from .feature_sets import wanted_set
 from .feature_store import FeatureStore
-from .features import common_shape, wanted_set, would_be_the_same
 from .head import build_head
 from .kept_weights import KeptWeights
 from .loading import Part, memory_budget
@@ -28,6 +27,7 @@ from .mongodb import Document
 from .objective import check_training
 from .reporting import Reporter, duration
 from .sentences import describe
+from .spec import Session
 
 _MIB = 1 << 20
 # Of each weight of the head: its value, its gradient, and most often two of the optimizer's, as float32.
@@ -107,7 +107,7 @@ def _plan(
     if database is not None and session.recipe is not None:
         catalog = FeatureCatalog(database, Use(database, session.uid, "dry-run"), stop)
         stored = [catalog.peek(split, session.recipe) for split in subsets]
-        found = [entry for entry in stored if entry is not None and would_be_the_same(entry)]
+        found = [entry for entry in stored if entry is not None and entry.is_current()]
         if len(found) == len(subsets):
             parts = [
                 Part(entry.found, entry.manifest.labels[: prefix(entry.found.images, subset)])
@@ -117,7 +117,7 @@ def _plan(
     kept = LooksOnly(database, stop) if database is not None else None
     base = open_base_model(spec.base_model, work, reporter, stop, kept)
     dataset = open_dataset(spec.dataset, work, reporter, stop)
-    base = base.for_images(common_shape(dataset, stop))
+    base = base.for_images(dataset.common_shape(stop))
     parts = []
     for split, subset in zip((dataset.train, dataset.test), subsets.values()):
         wanted, _ = wanted_set(base, split)

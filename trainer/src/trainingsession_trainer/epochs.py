@@ -27,8 +27,8 @@ from .snapshot import Epoch, Snapshot
 if TYPE_CHECKING:
     from .batches import Examples
     from .checkpoints import Checkpoints
-    from .config import Training
     from .reporting import Reporter
+    from .spec import Training
 
 # Looking at the loss waits for the accelerator, which would otherwise have its next steps queued already.
 STEPS_PER_LOOK = 8

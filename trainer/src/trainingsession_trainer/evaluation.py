@@ -17,7 +17,7 @@ from .training import History
 
 if TYPE_CHECKING:
     from .batches import Examples, Labels
-    from .config import Training
+    from .spec import Training
 
 CALIBRATION_BINS = 15
 _Z_95 = 1.959963984540054

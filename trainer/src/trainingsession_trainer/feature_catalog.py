@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import keras
 import numpy as np
 import numpy.typing as npt
 from bson import ObjectId
@@ -28,7 +29,7 @@ from gridfs.errors import CorruptGridFile, NoFile
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from .feature_sets import FeatureSet
+from .feature_sets import EXTRACTOR_VERSION, FeatureSet
 from .mongodb import Document, patiently
 
 T = TypeVar("T")
@@ -60,6 +61,12 @@ class StoredSet:
     found: FeatureSet
     manifest: Manifest
     description: Mapping[str, Any]
+
+    def is_current(self) -> bool:
+        """Whether this trainer would compute the same under the same recipe."""
+        weights = self.description.get("weights", {})
+        same_draw = weights.get("keras", keras.__version__) == keras.__version__
+        return self.description.get("extractorVersion") == EXTRACTOR_VERSION and same_draw
 
 
 class Use:

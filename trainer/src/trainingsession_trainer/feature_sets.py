@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .base_models import BaseModel
+    from .datasets import Split
 
 EXTRACTOR_VERSION = 2
 """Raise VERSION in both recipe.py with it: else the operator takes old sets for new ones, and each session a detour."""
@@ -76,3 +77,10 @@ def describe_set(base: BaseModel, split: str, order_digest: str) -> dict[str, An
         "augmentation": None,
         "extractorVersion": EXTRACTOR_VERSION,
     }
+
+
+def wanted_set(base: BaseModel, split: Split) -> tuple[FeatureSet, dict[str, Any]]:
+    """Name the set of a split's features by all that decides them; gives the set and what its key is made of."""
+    description = describe_set(base, split.name, split.order_digest)
+    shape = base.feature_shape
+    return FeatureSet(key_of(description), split.name, len(split), images_per_shard(shape), shape), description

@@ -7,27 +7,22 @@ only for what is missing, and the base model once more for the complete model, w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-import keras
 from pymongo.database import Database
 
 from .base_models import BaseModel, open_base_model
-from .batches import Examples
-from .config import Session
 from .data_warnings import class_counts, warnings_of
 from .dataset_facts import DatasetFacts
 from .datasets import Dataset, Disk, Split, open_dataset, place_of
 from .datasets.order import prefix
 from .errors import AcceleratorError
 from .extraction import Extraction
-from .feature_catalog import FeatureCatalog, Manifest, StoredSet, Use
-from .feature_sets import EXTRACTOR_VERSION, FeatureSet, describe_set, images_per_shard, key_of
+from .feature_catalog import FeatureCatalog, Manifest, Use
+from .feature_sets import FeatureSet, wanted_set
 from .feature_store import FeatureStore
 from .file_digests import FileDigests
 from .image_examples import ImageExamples, images_by_part
@@ -35,73 +30,13 @@ from .kept_weights import KeptWeights
 from .loading import DamagedFeatures, Loader, Part, memory_budget
 from .mongodb import Document
 from .part_images import digests_by_part, images_at, places_of, thumbnails_at
+from .prepared import FeaturesSummary, PreparedFeatures, Shape, StoredFeatures, Validate
 from .records import SessionWarning
 from .reporting import Reporter, duration
+from .spec import Session
 from .thumbnails import Picture
 
-Shape = tuple[int, int, int]
-Pictures = Callable[[str, Sequence[int]], Sequence[Picture | None]]
-"""Called with a part and indices of its images; gives None for one of which there is not even a thumbnail."""
-Validate = Callable[[tuple[int, ...], Sequence[str]], None]
-"""Called with the features' shape and the names of the classes, before any image is decoded."""
-
 _REPAIRS = 3
-
-
-@dataclass(frozen=True)
-class FeaturesSummary:
-    """Key of the train split's set; shards that were needed; images whose features were found or computed.
-
-    `seconds_saved` is what computing those found took whoever did it, `gpu_seconds_saved` the part of it on GPUs.
-    """
-
-    key: str
-    shards: int
-    reused: int
-    computed: int
-    seconds_saved: float
-    gpu_seconds_saved: float
-
-
-@dataclass(frozen=True)
-class StoredFeatures:
-    """All features of a session, complete in the store."""
-
-    class_names: tuple[str, ...]
-    train: Part
-    test: Part
-    image_shape: Shape | None
-
-    @property
-    def feature_shape(self) -> tuple[int, ...]:
-        """Shape of one image's features."""
-        return self.train.found.feature_shape
-
-    @property
-    def keys(self) -> Mapping[str, str]:
-        """Key of the set by split."""
-        return {part.found.split: part.found.key for part in (self.train, self.test)}
-
-
-@dataclass(frozen=True)
-class PreparedFeatures:
-    """All that a head is trained and tested on; `base` builds the base model if that has not been done.
-
-    `sets` are the keys of the feature sets by split; `digests` those of the images by part: train, validation, test.
-    `pictures` gives images of a part, as far as they are at hand.
-    """
-
-    class_names: tuple[str, ...]
-    train: Examples
-    validation: Examples
-    test: Examples
-    feature_shape: tuple[int, ...]
-    summary: FeaturesSummary
-    base: Callable[[], BaseModel]
-    sets: Mapping[str, str] = field(default_factory=dict)
-    digests: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
-    pictures: Pictures = field(default=lambda part, rows: [None] * len(rows))
-    warnings: tuple[SessionWarning, ...] = ()
 
 
 class SessionFeatures:
@@ -234,7 +169,7 @@ class SessionFeatures:
         """Open the images and the base model and compute what is missing."""
         # The base model first: what is wrong with it is known before a byte of the data set is fetched.
         base, dataset = self._base, self._dataset
-        base = base.for_images(common_shape(dataset, self._stop))
+        base = base.for_images(dataset.common_shape(self._stop))
         validate(base.feature_shape, dataset.class_names)
         subsets = ((dataset.train, self._spec.dataset.subset), (dataset.test, self._spec.dataset.test_subset))
         parts = []
@@ -286,7 +221,7 @@ class SessionFeatures:
         if split not in known and recipe is None:
             return None
         stored = self._catalog.find(split, key=known.get(split), recipe=recipe)
-        if stored is None or not would_be_the_same(stored):
+        if stored is None or not stored.is_current():
             return None
         used, manifest = prefix(stored.found.images, subset), stored.manifest
         part = Part(stored.found, manifest.labels[:used], manifest.digests[:used], str(stored.description["order"]))
@@ -317,23 +252,3 @@ class SessionFeatures:
         manifest = Manifest(split.labels, split.digests, dataset.class_names, base.image_shape)
         place = place_of(self._spec.dataset)
         return self._catalog.open(wanted, description, manifest, self._session.recipe, base.weights_file, place)
-
-
-def wanted_set(base: BaseModel, split: Split) -> tuple[FeatureSet, dict[str, Any]]:
-    """Name the set of a split's features by all that decides them; gives the set and what its key is made of."""
-    description = describe_set(base, split.name, split.order_digest)
-    shape = base.feature_shape
-    return FeatureSet(key_of(description), split.name, len(split), images_per_shard(shape), shape), description
-
-
-def would_be_the_same(stored: StoredSet) -> bool:
-    """Whether this trainer would compute what is stored under the same recipe."""
-    weights = stored.description.get("weights", {})
-    same_draw = weights.get("keras", keras.__version__) == keras.__version__
-    return stored.description.get("extractorVersion") == EXTRACTOR_VERSION and same_draw
-
-
-def common_shape(dataset: Dataset, stop: Callable[[], bool]) -> Shape | None:
-    """Give the shape that all images have, None where they differ."""
-    shape = dataset.train.common_shape(stop)
-    return shape if shape is not None and shape == dataset.test.common_shape(stop) else None

@@ -20,7 +20,7 @@ from .evaluation import wilson_interval
 from .exports import pictures, predictions, probe
 
 if TYPE_CHECKING:
-    from .features import PreparedFeatures
+    from .prepared import PreparedFeatures
     from .repeats import Trained
 
 PROBABILITIES = "probabilities.npy"

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from .base_models import BaseModel
-from .config import Training
 from .epochs import Loop, run_epochs
 from .errors import HostMemoryError, SpecError
 from .image_examples import BATCHES_IN_MEMORY
 from .schedule import class_weights
 from .snapshot import Snapshot
+from .spec import Training
 from .training import History
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .arguments import check_arguments, keras_words, nearest
-from .config import Head, Layer
 from .errors import SpecError
 from .head_layers import ALLOWED_LAYERS, why_left_out
+from .spec import Head, Layer
 from .structure import shown
 
 if TYPE_CHECKING:

@@ -21,11 +21,11 @@ from gridfs.errors import CorruptGridFile, NoFile
 from pymongo.database import Database
 
 from .arguments import keras_words
-from .config import Head, Layer
 from .errors import SpecError
 from .head import Shape, Standardization, shape_text
 from .mongodb import Document, patiently
 from .records import COLLECTION, SessionRecord
+from .spec import Head, Layer
 from .structure import clip, shown
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import config
 from .base_models import BaseModel
 from .batches import Labels, Order
 from .datasets import Dataset, Split
@@ -18,6 +17,7 @@ from .datasets.order import prefix, validation_mask
 from .errors import Stopped
 from .extractor import processors, resize_function
 from .read_ahead import ReadAhead, Room
+from .spec import Dataset as DatasetSpec
 
 Floats = npt.NDArray[np.float32]
 
@@ -75,7 +75,7 @@ class ImageExamples:
 
 
 def images_by_part(
-    dataset: Dataset, spec: config.Dataset, base: BaseModel, stop: Callable[[], bool]
+    dataset: Dataset, spec: DatasetSpec, base: BaseModel, stop: Callable[[], bool]
 ) -> tuple[ImageExamples, ImageExamples, ImageExamples]:
     """Give the images of training, validation and test, in the order in which their features are loaded."""
     held_back = validation_mask(dataset.train.labels[: prefix(len(dataset.train), spec.subset)], spec.validation_split)

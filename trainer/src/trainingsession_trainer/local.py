@@ -16,13 +16,13 @@ from gridfs.errors import CorruptGridFile, NoFile
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
-from .config import Session
 from .embedded import embedded_mongod
 from .errors import DataError, SpecError, Stopped, StorageError, TrainerError
 from .exports import MODEL_FILES
 from .local_store import COLUMNS, LocalSession, best, delete, open_record, read_result, read_sessions, row, rows
 from .mongodb import Document, connect, read_setting, storage_error
 from .reporting import Reporter
+from .spec import Session
 from .tables import table
 from .tensorflow_import import load_tensorflow
 from .terminal import reporter_for

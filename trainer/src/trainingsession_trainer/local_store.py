@@ -19,10 +19,11 @@ import yaml
 from gridfs import GridFSBucket
 from pymongo.database import Database
 
-from .config import API_VERSION, KIND, Session, Spec, parse_session, parse_spec
+from .config import parse_session, parse_spec
 from .errors import SpecError, Stopped, TrainerError
 from .mongodb import Document, patiently
 from .records import COLLECTION, create_record
+from .spec import API_VERSION, KIND, Session, Spec
 from .structure import camel, clip, shown
 from .tables import age
 from .yaml12 import load_all

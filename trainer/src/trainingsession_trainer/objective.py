@@ -16,9 +16,9 @@ from typing import Any
 import keras
 
 from .arguments import check_arguments, keras_words
-from .config import Loss, Optimizer, Training
 from .errors import SpecError
 from .schedule import check_schedule
+from .spec import Loss, Optimizer, Training
 from .structure import shown
 
 LOSS_CLASSES = {

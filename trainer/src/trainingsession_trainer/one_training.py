@@ -15,10 +15,11 @@ from .training import History, fit_head
 
 if TYPE_CHECKING:
     from .checkpoints import Checkpoints
-    from .config import Session, Training
-    from .features import PreparedFeatures, SessionFeatures
+    from .features import SessionFeatures
     from .head_source import HeadSource
+    from .prepared import PreparedFeatures
     from .reporting import Reporter
+    from .spec import Session, Training
 
 
 def initial_head(

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from pymongo.database import Database
 
-from .config import Session
 from .features import SessionFeatures
 from .mongodb import Document
 from .records import SessionRecord
 from .reporting import Reporter
 from .sentences import check_parts, describe, facts_of
+from .spec import Session
 from .task import Task
 
 

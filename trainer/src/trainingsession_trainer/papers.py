@@ -19,10 +19,10 @@ from .sentences import IMAGE_VARIABLE
 if TYPE_CHECKING:
     from pymongo.database import Database
 
-    from .config import Session
     from .findings import Subject
     from .mongodb import Document
     from .reporting import Reporter
+    from .spec import Session
 
 
 def write_papers(

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
     from .batches import Examples
-    from .config import Session
-    from .features import PreparedFeatures, SessionFeatures
+    from .features import SessionFeatures
     from .head_source import HeadSource
     from .mongodb import Document
+    from .prepared import PreparedFeatures
     from .records import SessionRecord
     from .reporting import Reporter
     from .snapshot import Binding
+    from .spec import Session
 
 _SEEDS = 1 << 32
 

@@ -10,12 +10,12 @@ from pymongo.database import Database
 
 from . import artifacts
 from .accelerators import check_accelerators
-from .config import Session, parse_identity, parse_session
+from .config import parse_identity, parse_session
 from .datasets import Disk
 from .errors import AcceleratorError, DataError, SpecError, Stopped, TrainerError
 from .evaluation import metrics_of
 from .feature_catalog import Use
-from .features import SessionFeatures, Validate
+from .features import SessionFeatures
 from .findings import Subject, room_for_probabilities, write_findings
 from .fine_tuning import check_fine_tuning
 from .head import build_head
@@ -24,11 +24,13 @@ from .mongodb import Document
 from .objective import check_training
 from .own_python import run_own_python
 from .papers import write_papers
+from .prepared import Validate
 from .records import Published, Result, SessionRecord
 from .repeats import train_heads
 from .reporting import Reporter
 from .schedule import check_classes
 from .sentences import bug_sentence, check_parts, describe, facts_of, trainer_facts
+from .spec import Session
 from .task import Task
 from .tracking import tracked
 

@@ -17,8 +17,8 @@ from .errors import SpecError
 from .structure import shown
 
 if TYPE_CHECKING:
-    from .config import ClassWeights, EarlyStopping, LearningRate, Training
     from .snapshot import Epoch
+    from .spec import ClassWeights, EarlyStopping, LearningRate, Training
 
 _LARGEST_WEIGHT = 1_000_000
 _NEEDED = {"constant": (), "step": ("factor", "stepEpochs"), "exponential": ("factor",), "cosine": ()}

@@ -10,9 +10,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from .config import Session
 from .errors import DataError
-from .features import FeaturesSummary, PreparedFeatures
+from .prepared import FeaturesSummary, PreparedFeatures
+from .spec import Session
 
 IMAGE_VARIABLE = "TRAININGSESSION_IMAGE"
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from .config import Session
 from .errors import Stopped
 from .mlflow import Client, MlflowRun
 from .records import SessionRecord
 from .reporting import Reporter
+from .spec import Session
 
 MLFLOW_SECRET = Path("/etc/trainingsession/mlflow-secret")
 PARAMETERS = ("dataset", "baseModel", "head", "training", "module")

@@ -18,8 +18,8 @@ from .snapshot import Binding, Epoch, Snapshot
 if TYPE_CHECKING:
     from .batches import Examples
     from .checkpoints import Checkpoints
-    from .config import Session, Training
     from .reporting import Reporter
+    from .spec import Session, Training
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from urllib.parse import unquote, urlsplit
 import keras
 import numpy as np
 
-from . import config
 from .arguments import keras_words
 from .datasets import Disk
 from .datasets.fetch import fetch
 from .errors import DataError, SpecError
 from .kept_weights import KeptWeights
 from .reporting import Reporter
+from .spec import BaseModel as BaseModelSpec
 from .structure import shown
 from .weights_mirror import keras_weights_mirror
 
@@ -35,7 +35,7 @@ Builder = Callable[[str | None], keras.Model]
 
 
 def load_weights(
-    spec: config.BaseModel,
+    spec: BaseModelSpec,
     build: Builder,
     work: Path,
     reporter: Reporter,
@@ -63,7 +63,7 @@ def load_weights(
 
 
 def _imagenet(
-    spec: config.BaseModel, build: Builder, reporter: Reporter, kept: KeptWeights | None
+    spec: BaseModelSpec, build: Builder, reporter: Reporter, kept: KeptWeights | None
 ) -> tuple[keras.Model, str | None]:
     reporter.info(f"Getting the ImageNet weights of {spec.name}")
     # Keras keeps what it downloads here; on a person's own machine it finds it again by itself.
@@ -78,7 +78,7 @@ def _imagenet(
     return network, kept.keep(name, found) if found else None
 
 
-def _build_imagenet(spec: config.BaseModel, build: Builder) -> keras.Model:
+def _build_imagenet(spec: BaseModelSpec, build: Builder) -> keras.Model:
     # Keras would draw a progress bar with control characters.
     keras.config.disable_interactive_logging()
     try:
@@ -95,7 +95,7 @@ def _build_imagenet(spec: config.BaseModel, build: Builder) -> keras.Model:
         ) from error
 
 
-def weights_identity(spec: config.BaseModel, network: keras.Model) -> Mapping[str, Any]:
+def weights_identity(spec: BaseModelSpec, network: keras.Model) -> Mapping[str, Any]:
     """Say which weights they are, for the key of a feature set.
 
     Random ones are known by how they were drawn: devices differ in the last bit of a random number.
@@ -126,7 +126,7 @@ def _suffix(uri: str) -> str:
     raise SpecError(f"{_FIELD}.uri is {shown(uri)}; weights are read from files that end in .weights.h5 or .h5.")
 
 
-def _load_file(network: keras.Model, spec: config.BaseModel, path: Path) -> None:
+def _load_file(network: keras.Model, spec: BaseModelSpec, path: Path) -> None:
     try:
         with warnings.catch_warnings():
             # Of a part that the file does not hold Keras only warns, and leaves it random.

@@ -7,11 +7,11 @@ import pytest
 
 from local_server import LocalServer, content
 from pictures import go_on, quiet, stop_at, write_tar
-from trainingsession_trainer.config import FileSource
 from trainingsession_trainer.datasets import cifar
 from trainingsession_trainer.datasets.cifar import CIFAR10, CIFAR100
 from trainingsession_trainer.datasets.files import Disk
 from trainingsession_trainer.errors import DataError, Stopped
+from trainingsession_trainer.spec import FileSource
 
 
 def files_of(which):

@@ -9,13 +9,14 @@ import pytest
 
 from local_server import LocalServer, chunked, content, hang_up, status
 from pictures import go_on, layout, quiet, stop_at, write_tar
-from trainingsession_trainer.config import Dataset, FileSource, parse_spec
+from trainingsession_trainer.config import parse_spec
 from trainingsession_trainer.datasets import download as downloads
 from trainingsession_trainer.datasets import files, open_dataset
 from trainingsession_trainer.datasets.download import RETRY_SECONDS, download
 from trainingsession_trainer.datasets.fetch import fetch
 from trainingsession_trainer.errors import DataError, SpecError, Stopped
 from trainingsession_trainer.reporting import Reporter
+from trainingsession_trainer.spec import Dataset, FileSource
 
 # Endless as far as a test needs it: one that fails must not fill the disk.
 ENDLESS = [b"x" * 100_000] * 1000

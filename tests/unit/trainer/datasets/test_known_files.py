@@ -11,11 +11,11 @@ import pytest
 from pymongo import MongoClient
 
 from pictures import go_on, layout, png, write_folder
-from trainingsession_trainer.config import Dataset
 from trainingsession_trainer.datasets import open_dataset
 from trainingsession_trainer.datasets.known_files import RACY_NS, KnownFile, KnownFiles
 from trainingsession_trainer.file_digests import FileDigests
 from trainingsession_trainer.reporting import Reporter
+from trainingsession_trainer.spec import Dataset
 
 FILES = layout(train__cat=6, train__dog=3, test__cat=2, test__dog=1)
 SPEC = Dataset(uri="file:///flowers/", claim_name="data")

@@ -10,11 +10,11 @@ import pytest
 
 from local_server import LocalServer, content
 from pictures import go_on, quiet
-from trainingsession_trainer.config import Dataset, FileSource
 from trainingsession_trainer.datasets import cifar, mnist, open_dataset
 from trainingsession_trainer.datasets.files import Disk
 from trainingsession_trainer.datasets.mirror import DATASETS_VARIABLE, mirrored
 from trainingsession_trainer.errors import DataError
+from trainingsession_trainer.spec import Dataset, FileSource
 
 
 def arrays(classes=10, size=(28, 28)):

@@ -43,7 +43,7 @@ def run(tmp_path):
         listener = process.Listener(epoch=epochs.append, line=lines.append, note=notes.append)
         process.run(files, workdir, entry, listener, stop)
         assert "Landlock" in notes[0], "whether it is confined or not"
-        return np.load(files / handover.PREDICTIONS), lines, epochs
+        return np.load(files / handover.PREDICTIONS["test"]), lines, epochs
 
     return go
 
@@ -95,6 +95,8 @@ FAILURES = {
     "nothing": (OK + "None", "own:run", "returned NoneType; it must return a compiled Keras model or an array of prob"),
     "text": (OK + "'good'", "own:run", "returned str; it must return"),
     "shape": (OK + "np.zeros((3, 3))", "own:run", "gave predictions of shape 3x3; they must be 4x3: a row for each"),
+    "shape of the validation": (OK + "np.full((4, 3), 1 / 3), np.ones((2, 3))", "own:run",
+        "gave predictions of shape 2x3; they must be 0x3: a row for each validation image"),
     "labels": (OK + "np.zeros(4)", "own:run", "gave predictions of shape 4; they must be 4x3"),
     "not a number": (OK + "np.full((4, 3), np.nan)", "own:run", "gave predictions that are not finite"),
     "below zero": (OK + "np.array([[2, -1, 0]] * 4)", "own:run", "gave predictions below 0 (-1); they must be prob"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from trainingsession_trainer.config import Spec
+from trainingsession_trainer.spec import Spec
 from trainingsession_trainer.structure import Rule, camel
 from trainingsession_trainer.yaml12 import load_all
 

@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from trainingsession_trainer.config import ClassWeights, EarlyStopping, LearningRate, Training, parse_spec
+from trainingsession_trainer.config import parse_spec
 from trainingsession_trainer.errors import SpecError
 from trainingsession_trainer.schedule import check_classes, check_schedule, class_weights, ends_early, rate_factor
 from trainingsession_trainer.snapshot import Epoch
+from trainingsession_trainer.spec import ClassWeights, EarlyStopping, LearningRate, Training
 
 COSINE = LearningRate("cosine", warmup_epochs=2, minimum_factor=0.1)
 

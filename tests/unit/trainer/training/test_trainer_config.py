@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from trainingsession_trainer.config import FileSource, parse_session, parse_spec, read_document
+from trainingsession_trainer.config import parse_session, parse_spec, read_document
 from trainingsession_trainer.errors import SpecError
+from trainingsession_trainer.spec import FileSource
 from trainingsession_trainer.yaml12 import load_all
 
 DIGITS = {"dataset": {"name": "digits"}, "baseModel": {"name": "ResNet50"}}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainingsession_trainer.config import Dataset as DatasetSpec
 from trainingsession_trainer.reporting import Reporter
+from trainingsession_trainer.spec import Dataset as DatasetSpec
 
 from . import folder, named, npz
 from .fetch import DATASET_MOUNT, credentials_of, fetch

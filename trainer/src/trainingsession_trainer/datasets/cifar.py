@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trainingsession_trainer.config import FileSource
 from trainingsession_trainer.errors import DataError
 from trainingsession_trainer.reporting import Reporter
+from trainingsession_trainer.spec import FileSource
 
 from .archives import Stored, unpack
 from .fetch import DATASET_MOUNT, fetch

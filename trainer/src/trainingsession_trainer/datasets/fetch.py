@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from trainingsession_trainer.config import FileSource
 from trainingsession_trainer.errors import DataError
 from trainingsession_trainer.reporting import Reporter
+from trainingsession_trainer.spec import FileSource
 from trainingsession_trainer.structure import clip
 
 from .credentials import NONE, Credentials, read_credentials

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from trainingsession_trainer.config import FileSource
+from trainingsession_trainer.spec import FileSource
 
 DATASETS_VARIABLE = "TRAININGSESSION_DATASETS_MIRROR"
 

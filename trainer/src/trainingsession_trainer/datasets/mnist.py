@@ -16,9 +16,9 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from trainingsession_trainer.config import FileSource
 from trainingsession_trainer.errors import DataError
 from trainingsession_trainer.reporting import Reporter
+from trainingsession_trainer.spec import FileSource
 
 from .arrays import dataset_of
 from .fetch import DATASET_MOUNT, fetch

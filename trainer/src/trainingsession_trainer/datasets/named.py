@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainingsession_trainer.config import FileSource
 from trainingsession_trainer.reporting import Reporter
+from trainingsession_trainer.spec import FileSource
 
 from . import cifar, digits, mnist
 from .files import Disk, Stop

@@ -124,6 +124,11 @@ class Dataset:
     train: Split
     test: Split
 
+    def common_shape(self, stop: Stop) -> Shape | None:
+        """Measure the images of both splits, as the splits do."""
+        shape = self.train.common_shape(stop)
+        return shape if shape is not None and shape == self.test.common_shape(stop) else None
+
 
 def make_split(
     name: str, class_names: Sequence[str], labels: NDArray[np.int32], digests: Sequence[bytes], images: Images

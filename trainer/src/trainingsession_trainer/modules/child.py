@@ -79,26 +79,31 @@ def _run(order: handover.Order, folder: Path, workdir: Path, events: Events) -> 
         from . import fit
 
         fit.fit(result, task, order, events.tell)
-        predictions = fit.predict(result, task, folder / handover.PREDICTIONS)
-        _check(predictions, task)
+        for name, file in handover.PREDICTIONS.items():
+            part = getattr(task, name)
+            if len(part):
+                _check(fit.predict(result, part, len(task.class_names), folder / file), task, name)
         if note := fit.save(result, folder):
             events.tell({"note": note})
         return
-    try:
-        predictions = np.asarray(result, np.float32)
-    except (TypeError, ValueError):
-        predictions = np.empty(())
-    if predictions.ndim == 0:
-        raise ModuleError(
-            "result", f"returned {_kind(result)}; it must return a compiled Keras model or an array of probabilities"
-        )
-    _check(predictions, task)
-    np.save(folder / handover.PREDICTIONS, predictions, allow_pickle=False)
+    pair = isinstance(result, tuple) and len(result) == 2
+    for name, given in zip(handover.PREDICTIONS, result if pair else (result,)):
+        predictions: np.ndarray[Any, Any]
+        try:
+            predictions = np.asarray(given, np.float32)
+        except (TypeError, ValueError):
+            predictions = np.empty(())
+        if predictions.ndim == 0:
+            raise ModuleError(
+                "result", f"returned {_kind(given)}; it must return a compiled Keras model or an array of probabilities"
+            )
+        _check(predictions, task, name)
+        np.save(folder / handover.PREDICTIONS[name], predictions, allow_pickle=False)
 
 
-def _check(predictions: Any, task: Task) -> None:
+def _check(predictions: Any, task: Task, part: str) -> None:
     """Say it here in the module's own terms; the trainer checks it again, as it trusts no file of this process."""
-    message = handover.why_no_probabilities(predictions, len(task.test), len(task.class_names))
+    message = handover.why_no_probabilities(predictions, len(getattr(task, part)), len(task.class_names), part)
     if message:
         raise ModuleError("result", message)
 

@@ -98,12 +98,12 @@ def fit(model: keras.Model, task: Task, order: handover.Order, tell: Callable[[M
     )
 
 
-def predict(model: keras.Model, task: Task, file: Path) -> Any:
-    """Write the probabilities of the test images; gives them, mapped from the file."""
-    out = np.lib.format.open_memmap(file, "w+", dtype=np.float32, shape=(len(task.test), len(task.class_names)))
+def predict(model: keras.Model, part: Part, classes: int, file: Path) -> Any:
+    """Write the probabilities of a part's images; gives them, mapped from the file."""
+    out = np.lib.format.open_memmap(file, "w+", dtype=np.float32, shape=(len(part), classes))
     done = 0
-    at_once = min(256, max(1, _VALUES // math.prod(task.test.inputs.shape[1:])))
-    for inputs, _ in task.test.batches(at_once):
+    at_once = min(256, max(1, _VALUES // math.prod(part.inputs.shape[1:])))
+    for inputs, _ in part.batches(at_once):
         out[done : done + len(inputs)] = model.predict_on_batch(inputs)
         done += len(inputs)
     out.flush()

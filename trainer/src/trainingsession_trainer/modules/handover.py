@@ -1,8 +1,8 @@
 """The files through which the trainer hands a task to the module's process, and gets its answer.
 
 task.json            the whole task        predictions.npy   float32 [test images, classes]
-<part>.inputs.npy    features or images    head.keras, architecture.json, head.weights.h5   of a Keras model
-<part>.labels.npy    not of the test
+<part>.inputs.npy    features or images    validation.predictions.npy   of the validation images, where given
+<part>.labels.npy    not of the test       head.keras, architecture.json, head.weights.h5   of a Keras model
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import numpy.typing as npt
 from trainingsession_trainer.module_api import Part, Task
 
 PARTS = ("train", "validation", "test")
-TASK, PREDICTIONS = "task.json", "predictions.npy"
+TASK = "task.json"
+PREDICTIONS = {"test": "predictions.npy", "validation": "validation.predictions.npy"}
 HEAD, ARCHITECTURE, WEIGHTS = "head.keras", "architecture.json", "head.weights.h5"
 BASE, MODEL = "base.keras", "model.keras"
 Array = npt.NDArray[Any]
@@ -106,11 +107,11 @@ def read_task(folder: Path, order: Order, workdir: Path, tell: Callable[[Mapping
     )
 
 
-def why_no_probabilities(predictions: Array, images: int, classes: int) -> str:
-    """Say why an array is not the probabilities of the test images; empty where it is."""
+def why_no_probabilities(predictions: Array, images: int, classes: int, part: str = "test") -> str:
+    """Say why an array is not the probabilities of a part's images; empty where it is."""
     if predictions.ndim != 2 or predictions.shape != (images, classes):
         shape = "x".join(str(size) for size in predictions.shape)
-        return f"gave predictions of shape {shape}; they must be {images}x{classes}: a row for each test image"
+        return f"gave predictions of shape {shape}; they must be {images}x{classes}: a row for each {part} image"
     for start in range(0, images, 4096):
         rows = predictions[start : start + 4096].astype(np.float64)
         if not np.isfinite(rows).all():

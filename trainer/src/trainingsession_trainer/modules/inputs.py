@@ -20,7 +20,7 @@ from . import handover
 from .running import Handed, Running
 
 if TYPE_CHECKING:
-    from trainingsession_trainer.features import PreparedFeatures
+    from trainingsession_trainer.prepared import PreparedFeatures
 
 _IMAGES_AT_ONCE = 1 << 23
 """Bytes of images that are decoded and written together."""
@@ -35,7 +35,8 @@ def hand_features(running: Running, prepared: PreparedFeatures) -> Handed:
         labels = None if name == "test" else part.labels
         handover.write_part(running.files, name, _watched(part.blocks(), running.stop), len(part), labels)
     commonest = commonest_class(prepared.train.labels)
-    return Handed(prepared.class_names, prepared.test.labels, samples, prepared.feature_shape, commonest)
+    truth = (prepared.test.labels, prepared.validation.labels)
+    return Handed(prepared.class_names, *truth, samples, prepared.feature_shape, commonest)
 
 
 def hand_images(running: Running) -> Handed:
@@ -58,7 +59,7 @@ def hand_images(running: Running) -> Handed:
         handover.write_part(running.files, name, blocks, len(rows), labels)
         running.reporter.extraction(name, len(rows), len(rows))
     commonest = commonest_class(train_labels[~held])
-    return Handed(dataset.class_names, dataset.test.labels[test], samples, shape, commonest)
+    return Handed(dataset.class_names, dataset.test.labels[test], train_labels[held], samples, shape, commonest)
 
 
 def _images(

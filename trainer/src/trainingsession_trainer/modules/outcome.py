@@ -21,9 +21,19 @@ from .running import Handed, Running
 _ROWS = 4096
 
 
-def read_predictions(running: Running, handed: Handed) -> npt.NDArray[np.float32]:
-    """Read what the module gave; the file may hold anything."""
-    file, wanted = running.files / handover.PREDICTIONS, (len(handed.test_labels), len(handed.class_names))
+def validation_accuracy(running: Running, handed: Handed) -> float | None:
+    """Measure what the module gave for the validation images; None where it gave nothing or there are none."""
+    labels = handed.validation_labels
+    if not len(labels) or not (running.files / handover.PREDICTIONS["validation"]).exists():
+        return None
+    given = read_predictions(running, handed, "validation")
+    return float((given.argmax(axis=1) == labels).mean())
+
+
+def read_predictions(running: Running, handed: Handed, part: str = "test") -> npt.NDArray[np.float32]:
+    """Read what the module gave for a part's images; the file may hold anything."""
+    images = len(handed.test_labels if part == "test" else handed.validation_labels)
+    file, wanted = running.files / handover.PREDICTIONS[part], (images, len(handed.class_names))
     subject = f"spec.module: {running.module.entry_point}"
     try:
         if file.is_symlink() or file.stat().st_size > math.prod(wanted) * 4 + 4096:
@@ -33,7 +43,7 @@ def read_predictions(running: Running, handed: Handed) -> npt.NDArray[np.float32
         raise SpecError(f"{subject} left no predictions that can be read ({error}); return them.") from error
     if not isinstance(found, np.ndarray) or found.dtype != np.float32:
         raise SpecError(f"{subject} left a file of predictions that is none; return the predictions instead.")
-    if message := handover.why_no_probabilities(found, *wanted):
+    if message := handover.why_no_probabilities(found, *wanted, part):
         raise SpecError(f"{subject} {message}.")
     return found
 

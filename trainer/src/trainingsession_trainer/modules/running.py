@@ -13,8 +13,8 @@ import numpy.typing as npt
 from . import process
 
 if TYPE_CHECKING:
-    from trainingsession_trainer.config import Module, Session
     from trainingsession_trainer.reporting import Reporter
+    from trainingsession_trainer.spec import Module, Session
 
 Labels = npt.NDArray[np.int32]
 
@@ -25,6 +25,7 @@ class Handed:
 
     class_names: tuple[str, ...]
     test_labels: Labels
+    validation_labels: Labels
     samples: dict[str, int]
     shape: tuple[int, ...]
     commonest: int

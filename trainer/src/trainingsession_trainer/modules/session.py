@@ -18,7 +18,7 @@ from trainingsession_trainer.records import Published, Result, SessionRecord
 
 from . import handover, process, requirements
 from .git import fetch_code
-from .outcome import measure, read_predictions, write_files
+from .outcome import measure, read_predictions, validation_accuracy, write_files
 from .running import Handed, Running
 
 if TYPE_CHECKING:
@@ -98,6 +98,9 @@ def publish(
     evaluation = measure(predictions, handed)
     figures, reporter = test_figures(evaluation), running.reporter
     reporter.info(evaluation.sentence())
+    validated = validation_accuracy(running, handed)
+    if validated is not None:
+        figures["validation_accuracy"] = validated
     if running.epochs:
         told = running.epochs[-1].figures
         figures |= {f"module_{name}": value for name, value in told.items()}
@@ -109,7 +112,7 @@ def publish(
     if running.stop():
         raise Stopped("Stopped before the result was published; the next attempt runs the module again.")
     uploaded = artifacts.upload(database, running.session, paths, running.stop)
-    result = Result(evaluation.accuracy, figures, uploaded, evaluation.short())
+    result = Result(evaluation.accuracy, figures, uploaded, evaluation.short(), validated)
     if artifacts.publish(database, record, result) is Published.BY_US:
         reporter.published(paths)
         reporter.info(f"Published the accuracy and {len(uploaded)} artifacts; done")
