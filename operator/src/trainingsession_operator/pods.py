@@ -92,7 +92,8 @@ def why_waiting(pod: Mapping[str, Any], remark: str = "") -> Waiting:
         return Waiting(_reason(waiting.get("reason"), "ContainerWaiting"), waiting["message"])
     for condition in pod.get("status", {}).get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] != "True" and condition.get("message"):
-            return Waiting(_reason(condition.get("reason"), "Unschedulable"), f"{condition['message']} {remark}".strip())
+            words = f"{condition['message']} {remark}".strip()
+            return Waiting(_reason(condition.get("reason"), "Unschedulable"), words)
     return Waiting(_reason(waiting.get("reason"), "PodPending"), remark or "The pod is being started.")
 
 
