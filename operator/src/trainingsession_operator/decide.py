@@ -33,9 +33,9 @@ LOOK_AT_QUEUE = 30.0
 """Kueue starts a Job by itself, and that wakes the operator; this is for its words and the place in the queue."""
 LOOK_OUTSIDE = 60.0
 """When a quota is raised or a policy mended, nothing wakes the operator."""
-LOOK_FOR_NODE = 20.0
+LOOK_FOR_NODE = 30.0
 """Nothing wakes the operator when an autoscaler says what it does for a pod; its first words come within seconds."""
-FIRST_WORDS = 120.0
+FIRST_WORDS = 60.0
 """Age of a pod up to which they are looked for so often."""
 LOST_JOBS = 3
 """Times that a vanished Job is made again."""
