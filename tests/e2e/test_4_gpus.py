@@ -195,7 +195,10 @@ def test_a_claim_is_allocated_prepared_and_given_back(stack, team, digits, claim
 def test_a_template_that_is_not_there_is_named(stack, team, digits, claimable):
     nowhere = [{"name": "gpu", "resourceClaimTemplateName": "nowhere"}]
     stack.apply(digits("lost", resources={**CLAIM, "claims": nowhere}, baseModel=BASE), namespace=team)
-    session_when(stack, team, "lost", "the template named", waits("nowhere"))
+    named = 'resourceclaimtemplate.resource.k8s.io "nowhere" not found'
+    session_when(
+        stack, team, "lost", "the template named", lambda s: named in condition(s, "PodsReady").get("message", "")
+    )
     stack.kubectl("delete", "ts", "lost", "-n", team)
 
 

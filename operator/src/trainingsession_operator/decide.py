@@ -33,9 +33,10 @@ LOOK_AT_QUEUE = 30.0
 """Kueue starts a Job by itself, and that wakes the operator; this is for its words and the place in the queue."""
 LOOK_OUTSIDE = 60.0
 """When a quota is raised or a policy mended, nothing wakes the operator."""
-LOOK_FOR_NODE = 20.0
-"""Nothing wakes the operator when an autoscaler says what it does for a pod; the first words come within seconds."""
-FIRST_WORDS = 120.0
+LOOK_FOR_NODE = 30.0
+"""Nothing wakes the operator when an autoscaler says what it does for a pod; its first words come within seconds."""
+FIRST_WORDS = 60.0
+"""Age of a pod up to which they are looked for so often."""
 LOST_JOBS = 3
 """Times that a vanished Job is made again."""
 
@@ -189,13 +190,12 @@ def _with_job(session: Session, observed: Observed, job: Mapping[str, Any], now:
         going = pods_say.why_terminating(pod, now)
         return _waiting(going.reason, going.message)
     if not pods_say.is_running(pod):
-        waiting = pods_say.why_waiting(pod)
+        waiting = pods_say.why_waiting(pod, observed.remark)
         if waiting.reason in pods_say.STARTING and age(pod, now, LOOK_SOON) < LOOK_SOON:
             # Most pods run in a moment, and nobody has to be told twice.
             return _waiting(Reason.JOB_CREATED, JOB_IS_MADE, LOOK_SOON)
-        quiet = pods_say.is_unschedulable(pod) and not observed.remark and age(pod, now) < FIRST_WORDS
-        look = LOOK_FOR_NODE if quiet else LOOK_AGAIN
-        return _waiting(waiting.reason, f"{waiting.message} {observed.remark}".strip(), look)
+        quiet = pods_say.has_no_node(pod) and not observed.remark and age(pod, now) < FIRST_WORDS
+        return _waiting(waiting.reason, waiting.message, LOOK_FOR_NODE if quiet else LOOK_AGAIN)
     record, before = observed.record, session.status.get("phase")
     # A record that another attempt wrote says nothing about this one; without a record, what was said before stays.
     stays = before if record is None and before == "Training" else "Extracting"

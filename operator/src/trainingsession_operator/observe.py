@@ -12,7 +12,7 @@ from .errors import ApiError, StorageUnavailableError
 from .identity import identity
 from .kueue import look_at_queue
 from .observed import Observed
-from .pods import first_workers, is_alive, is_unschedulable, remark
+from .pods import first_workers, has_no_node, is_alive, remark
 from .records import Records
 from .resource import Json, Session
 from .settings import Settings
@@ -63,7 +63,7 @@ class Observer:
             alive = [pod for pod in first_workers(pods) if is_alive(pod)]
             if not alive:
                 denials = self.cluster.denials(session.namespace, job["metadata"]["uid"])
-            elif is_unschedulable(alive[-1]):
+            elif has_no_node(alive[-1]):
                 said = remark(self.cluster.pod_events(session.namespace, alive[-1]["metadata"]["uid"]))
         queue = queueing.NOT_LOOKED_AT
         if job is not None and session.scheduling.queue_name and queueing.is_held(job):

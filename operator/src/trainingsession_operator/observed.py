@@ -74,7 +74,7 @@ class Observed:
     queue: Queue = NOT_LOOKED_AT
     """What Kueue says of a Job that waits in a queue."""
     remark: str = ""
-    """What others than the scheduler say of a pod that finds no node."""
+    """What others than the scheduler say of a pod that has no node."""
 
     def at(self, step: plan.Step) -> Observed:
         """Give the same once the session has come to another step."""

@@ -85,25 +85,27 @@ def started_at(pods: Sequence[Mapping[str, Any]]) -> str | None:
     return min(times, default=None)
 
 
-def why_waiting(pod: Mapping[str, Any]) -> Waiting:
-    """Why this pod does not run yet, in the words of whoever holds it up."""
+def why_waiting(pod: Mapping[str, Any], remark: str = "") -> Waiting:
+    """Why this pod does not run yet, in the words of whoever holds it up; `remark` is what others say of it."""
     waiting = container_state(pod).get("waiting") or {}
     if waiting.get("message"):
         return Waiting(_reason(waiting.get("reason"), "ContainerWaiting"), waiting["message"])
     for condition in pod.get("status", {}).get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] != "True" and condition.get("message"):
-            return Waiting(_reason(condition.get("reason"), "Unschedulable"), condition["message"])
-    return Waiting(_reason(waiting.get("reason"), "PodPending"), "The pod is being started.")
+            words = f"{condition['message']} {remark}".strip()
+            return Waiting(_reason(condition.get("reason"), "Unschedulable"), words)
+    return Waiting(_reason(waiting.get("reason"), "PodPending"), remark or "The pod is being started.")
 
 
-def is_unschedulable(pod: Mapping[str, Any]) -> bool:
-    """Whether the scheduler has found no node for it."""
-    conditions = pod.get("status", {}).get("conditions") or []
-    return any(c["type"] == "PodScheduled" and c["status"] != "True" for c in conditions)
+def has_no_node(pod: Mapping[str, Any]) -> bool:
+    """Whether the scheduler has found no node for it, or does not look for one before its claims are there."""
+    spec, conditions = pod.get("spec", {}), pod.get("status", {}).get("conditions") or []
+    refused = any(c["type"] == "PodScheduled" and c["status"] != "True" for c in conditions)
+    return refused or bool(spec.get("resourceClaims") and not spec.get("nodeName"))
 
 
 def remark(events: Sequence[Mapping[str, Any]]) -> str:
-    """Give the newest words of anybody but a scheduler, whose own are in the pod: an autoscaler's, as a rule."""
+    """Give the newest words of anybody but a scheduler, whose own are in the pod: an autoscaler, who makes claims."""
     said = []
     for event in events:
         who = str((event.get("source") or {}).get("component") or event.get("reportingComponent") or "")

@@ -51,7 +51,7 @@ def test_what_an_autoscaler_says_of_a_pod_stands_beside_the_schedulers_words(wor
     look(world)
     pod = finds_no_node(world)
     soon = look(world)
-    assert soon == 20.0, "nothing wakes the operator when an autoscaler speaks"
+    assert soon == 30.0, "nothing wakes the operator when an autoscaler speaks"
     assert condition(world.session(KEY)["status"], "PodsReady")["message"] == SCHEDULER
 
     said(world, pod, "default-scheduler", "FailedScheduling", "older words of its own", "2024-05-06T12:03:00Z")

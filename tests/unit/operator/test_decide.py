@@ -71,6 +71,10 @@ WAITING = {
             "cluster-autoscaler: pod didn't trigger scale-up: 1 max node group size reached.",
         ),
     ),
+    "a claim that cannot be made is named, although the scheduler says nothing": (
+        Observed(job(active=1), (pod("pod-1", "Pending"),), remark='resource_claim: template "nowhere" not found.'),
+        ("PodPending", 'resource_claim: template "nowhere" not found.'),
+    ),
     "the puller's own words are shown": (
         Observed(
             job(active=1),
