@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 SHORT_SECONDS = 60.0
 """A round over the files' contents that took no longer is the last one before the moment."""
+CHUNKS = 16
+"""Asked for at once: 4 MiB as GridFS cuts files, so that memory stays small."""
 MOST_ROUNDS = 20
 MOST_MOMENTS = 3
 CATALOG = {SETS, SHARDS, USES}
@@ -168,7 +170,7 @@ class Dump:
             if not (isinstance(file["_id"], ObjectId) and file["_id"] in stored)
         ]
         for file_id, expected in listed:
-            batches = chunks.find_raw_batches({"files_id": file_id}, session=session).sort("n", 1)
+            batches = chunks.find_raw_batches({"files_id": file_id}, batch_size=CHUNKS, session=session).sort("n", 1)
             there = _store(batches, out)
             # Of a file that is being stored, the rest comes later.
             if there == expected and isinstance(file_id, ObjectId):

@@ -302,6 +302,42 @@ def test_an_empty_list_after_a_restore_costs_nothing_and_is_forgotten_when_the_s
     assert all("missingSince" not in one for one in records(database).values())
 
 
+def test_after_a_restore_nothing_is_removed_for_the_grace_and_nobody_is_asked(world, namespace, cluster, told, caplog):
+    sessions, database = several(world, namespace, 2)
+    keeper = world.keeper(cluster, told=told, WATCH_NAMESPACES=namespace)
+    keeper.round()
+    backup = {name: list(database[name].find()) for name in database.list_collection_names()}
+    world.records.drop_database(database.name)
+    keeper.round()
+    assert [world.session(session)["status"]["phase"] for session in sessions] == ["Failed", "Failed"]
+    database["operator"].drop()
+    for name, documents in backup.items():
+        database[name].insert_many(documents)
+    sentinel.note_restore(database)
+    orphan = store_file(database, "artifacts", SIZE, LONG_AGO)
+    keeper.round()
+    assert told.is_halted == {namespace: False}
+    assert [world.session(session)["status"]["phase"] for session in sessions] == ["Succeeded", "Succeeded"]
+    assert orphan in database["artifacts.files"].distinct("_id")
+    database["operator"].update_one({}, {"$set": {"restoredAt": database_time(database) - DAY}})
+    keeper.round()
+    assert orphan not in database["artifacts.files"].distinct("_id")
+
+
+def test_what_succeeded_after_the_backup_is_asked_about_in_spite_of_a_restore(world, namespace, cluster, told, caplog):
+    sessions, database = several(world, namespace, 2)
+    keeper = world.keeper(cluster, told=told, WATCH_NAMESPACES=namespace)
+    keeper.round()
+    database["sessions"].delete_one({"_id": uid(sessions[1])})
+    sentinel.note_restore(database)
+    keeper.round()
+    assert told.is_halted == {namespace: True}
+    assert "1 sessions have succeeded of which it knows no result: digits-1" in caplog.text
+    confirm(world, namespace, token_in(caplog.text))
+    keeper.round()
+    assert told.is_halted == {namespace: False}
+
+
 def test_any_number_of_deletions_that_were_seen_is_believed(world, namespace, cluster, told):
     sessions, database = several(world, namespace, 7)
     keeper = world.keeper(cluster, told=told, WATCH_NAMESPACES=namespace)

@@ -364,6 +364,27 @@ def test_ping_says_why_mongodb_cannot_be_used(guarded, cluster):
     wrong.close()
 
 
+def test_when_another_mongod_answers_the_namespaces_users_are_made_again(guarded, cluster):
+    records = new_operator(guarded[1], cluster)
+    session = session_in(cluster.namespace())
+    records.ping()
+    records.prepare(session)
+    with MongoClient(guarded[1]) as admin:
+        database = admin[cluster.secrets[session.namespace, SECRET]["database"]]
+        database.command("dropAllUsersFromDatabase")
+        records.ping()
+        records.prepare(session)
+        assert database.command("usersInfo")["users"] == [], "what was seen is believed for a time"
+        # As if it had been another process that answered before.
+        records._process = "another"
+        records.ping()
+        records.prepare(session)
+        assert len(database.command("usersInfo")["users"]) == 1
+    with as_tenant(cluster, session.namespace) as tenant:
+        assert tenant.get_default_database()[COLLECTION].count_documents({}) == 1
+    records.close()
+
+
 def test_a_uri_that_is_wrong_is_a_sentence_without_the_password():
     assert check_uri("mongodb://admin:secret@host:27017/?replicaSet=rs0") == ""
     assert check_uri("mongodb+srv://admin:secret@cluster.example.org/") == ""
