@@ -67,5 +67,11 @@ def test_every_rendered_object_is_taken(api, paths, repo: Path, tools: Path, val
         except client.ApiException as refused:
             pytest.fail(f"{kind} {metadata['name']}: {json.loads(refused.body)['message']}")
         taken.append(kind)
-    assert {"Deployment", "StatefulSet", "ValidatingAdmissionPolicy", "NetworkPolicy", "ClusterRole"} <= set(taken)
+    assert {
+        "Deployment",
+        "StatefulSet",
+        "ValidatingAdmissionPolicy",
+        "NetworkPolicy",
+        "Role" if values else "ClusterRole",
+    } <= set(taken)
     assert taken.count("NetworkPolicy") == (5 if values else 3)
