@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from forward_proxy import Authority
 from real_cluster import Cluster, condition
 
 FIRST, SECOND, NEITHER, SYSTEM = "e2e-first", "e2e-second", "e2e-neither", "e2e-second-system"
@@ -21,9 +22,13 @@ def releases(stack: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     values = tmp_path_factory.mktemp("release") / "values.yaml"
     values.write_text(stack.helm("get", "values", "trainingsession", "-n", "trainingsession", "-o", "yaml"))
     stack.ok("tests/cluster/install", "--set", f"watchNamespaces={{{FIRST}}}")
+    (values.parent / "ca.crt").write_bytes(Authority(values.parent).certificate.read_bytes())
+    stack.kubectl("create", "configmap", "authorities", "-n", SYSTEM, f"--from-file={values.parent / 'ca.crt'}")
+    stack.kubectl("create", "serviceaccount", "reader", "-n", SECOND)
     stack.helm(
         "install", "second", "charts/trainingsession", "-n", SYSTEM, "-f", str(values), "--wait", "--timeout=180s",
-        "--set", f"crds.install=false,watchNamespaces={{{SECOND}}}",
+        "--set", f"crds.install=false,watchNamespaces={{{SECOND}}},trainer.serviceAccounts={{reader,missing}}",
+        "--set", "trainer.caBundle.configMap=authorities,trainer.proxy.https=http://proxy.example.test:3128",
     )  # fmt: skip
     yield stack
     stack.run("helm", "uninstall", "second", "-n", SYSTEM, "--wait")
@@ -41,6 +46,25 @@ def test_each_release_trains_what_is_in_its_own_namespace_and_stores_it_in_its_o
         secret = releases.get("secret", "trainingsession-mongodb", "-n", namespace)
         assert f"@{host}." in base64.b64decode(secret["data"]["uri"]).decode()
     assert "status" not in releases.session(NEITHER, "one"), "neither release serves this namespace"
+
+
+def test_a_session_runs_as_an_allowed_account_without_a_token_and_with_what_the_values_give(releases, digits):
+    given = digits("as-reader", scheduling={"serviceAccountName": "reader"}, **FAST)
+    lost = digits("lost", scheduling={"serviceAccountName": "missing"}, **FAST)
+    refused = digits("refused", scheduling={"serviceAccountName": "builder"}, **FAST)
+    releases.apply(given, lost, refused, namespace=SECOND)
+    failed = condition(releases.wait_finished(SECOND, "refused", 60), "Failed")
+    assert failed["reason"] == "ServiceAccountNotAllowed"
+    assert releases.wait_finished(SECOND, "as-reader")["status"]["phase"] == "Succeeded"
+    (pod,) = releases.get("pods", "-n", SECOND, "-l", "trainingsession.dev/session=as-reader")["items"]
+    assert pod["spec"]["serviceAccountName"] == "reader"
+    assert not any("projected" in volume for volume in pod["spec"]["volumes"]), "a token for the API server"
+    assert pod["metadata"]["annotations"]["karpenter.sh/do-not-disrupt"] == "true"
+    log = releases.kubectl("logs", "-n", SECOND, pod["metadata"]["name"])
+    assert "Certificates of the cluster's own authorities that are trusted too: 1" in log
+    waits = condition(releases.session(SECOND, "lost"), "PodsReady")
+    assert 'serviceaccount "missing" not found' in waits["message"]
+    releases.kubectl("delete", "ts", "lost", "-n", SECOND)
 
 
 def test_the_second_release_has_rights_in_its_own_namespaces_alone(releases):

@@ -102,12 +102,12 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- include "trainingsession.extraLabels" (dict "labels" (merge (dict) $own .root.Values.commonLabels) "value" "commonLabels and podLabels") }}
 {{- end -}}
 
-{{/* Labels of the user's, each on a line of its own; fails for one that the chart gives. Arguments: labels, value (where they stand). */}}
+{{/* Labels of the user's, each on a line of its own; fails for one that is given anyway. Arguments: labels, value (where they stand). */}}
 {{- define "trainingsession.extraLabels" -}}
 {{- $value := .value -}}
 {{- range $key, $text := .labels -}}
-{{- if or (hasPrefix "app.kubernetes.io/" $key) (hasPrefix "helm.sh/" $key) (hasPrefix "trainingsession.dev/" $key) -}}
-{{- fail (printf "%s: %s is given by the chart itself; remove it, and take a key of your own, such as example.com/%s" $value $key (splitList "/" $key | last)) -}}
+{{- if regexMatch "^((app\\.kubernetes\\.io|helm\\.sh|trainingsession\\.dev|batch\\.kubernetes\\.io|kueue\\.x-k8s\\.io)/|(job-name|controller-uid)$)" $key -}}
+{{- fail (printf "%s: %s is given by the chart, Kubernetes or Kueue; remove it, and take a key of your own, such as example.com/%s" $value $key (splitList "/" $key | last)) -}}
 {{- end }}
 {{ $key }}: {{ $text | quote }}
 {{- end -}}

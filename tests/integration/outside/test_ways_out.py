@@ -227,7 +227,7 @@ def test_the_image_s_own_authorities_stay_trusted(authority, tmp_path):
 
     before = dict(os.environ)
     try:
-        authorities.trust(authority.certificate, tmp_path)
+        assert authorities.trust(authority.certificate, tmp_path) == 1
         joined = (tmp_path / "authorities.pem").read_text()
         assert {os.environ[name] for name in authorities.VARIABLES} == {str(tmp_path / "authorities.pem")}
     finally:

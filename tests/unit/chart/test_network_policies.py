@@ -68,6 +68,18 @@ def test_the_operator_is_reached_for_its_metrics_only(policies, operator):
     assert not allowed(policies, PROMETHEUS, operator, 8080)
 
 
+def test_the_pod_of_helm_test_reaches_the_operator_s_metrics_and_dns_and_is_reached_by_nobody(
+    render, policies, operator, mongodb
+):
+    (found,) = render(CONFINED).kind("Pod")
+    pod = Pod("ml-system", found["metadata"]["labels"])
+    assert allowed(policies, pod, operator, 8081)
+    assert allowed(policies, pod, DNS, 53, "UDP")
+    for target, port in ((mongodb, 27017), (INTERNET, 443), (Outside("169.254.169.254"), 80)):
+        assert not allowed(policies, pod, target, port)
+    assert not allowed(policies, STRANGER, pod, 80)
+
+
 def test_the_operator_reaches_the_api_server_dns_and_mongodb(policies, operator, mongodb):
     assert allowed(policies, operator, Outside("10.0.0.1"), 443)
     assert allowed(policies, operator, Outside("203.0.113.7"), 6443)
@@ -118,6 +130,7 @@ def test_an_external_mongodb_is_reached_where_its_block_is_allowed(render):
     policies = render({"networkPolicy": given, "mongodb": {"external": {"uriSecret": "u"}}}).kind("NetworkPolicy")
     assert {policy["metadata"]["name"] for policy in policies} == {
         "trainingsession-operator",
+        "trainingsession-test",
         "trainingsession-trainers",
     }
     assert allowed(policies, trainer(), Outside("192.0.2.7"), 27017)

@@ -172,7 +172,7 @@ def run_job(options: argparse.Namespace, stop: StopFlag) -> None:
 
     limit_threads(read_limit(options.session.parent / "cpu-limit"))
     # Before anything that reads the environment is imported.
-    trust(options.session.parent / BUNDLE, options.work)
+    trusted = trust(options.session.parent / BUNDLE, options.work)
     document = read_document(options.session)
     attempt = read_setting(options.session.parent / "pod-uid", "the pod's UID")
     uri = read_setting(options.mongodb / "uri", "the MongoDB URI")
@@ -180,6 +180,8 @@ def run_job(options: argparse.Namespace, stop: StopFlag) -> None:
 
     reporter = Reporter(sys.stdout)
     reporter.info(f"Trainer {__version__} starts")
+    if trusted:
+        reporter.info(f"Certificates of the cluster's own authorities that are trusted too: {trusted}")
     database = connect(uri, name, stop=stop)
 
     load_tensorflow()

@@ -14,10 +14,10 @@ VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BU
 """Of Python's ssl, requests, curl, Amazon's client and pip: each reads only its own."""
 
 
-def trust(bundle: Path, work: Path) -> None:
-    """Have this process and its children trust what is in `bundle` too; does nothing without such a file."""
+def trust(bundle: Path, work: Path) -> int:
+    """Have this process and its children trust what is in `bundle` too; gives how many certificates that is."""
     if not bundle.is_file():
-        return
+        return 0
     joined = work / "authorities.pem"
     try:
         texts = [path.read_text("utf-8", "replace") for path in (*_of_the_image(), bundle)]
@@ -25,6 +25,7 @@ def trust(bundle: Path, work: Path) -> None:
     except OSError as error:
         raise SpecError(f"The certificates of trainer.caBundle cannot be put beside the image's ({error}).") from error
     os.environ.update(dict.fromkeys(VARIABLES, str(joined)))
+    return texts[-1].count("-----BEGIN CERTIFICATE-----")
 
 
 def _of_the_image() -> list[Path]:

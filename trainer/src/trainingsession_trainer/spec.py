@@ -255,7 +255,7 @@ class Repository:
     """One commit of a git repository, and the function in it."""
 
     url: str = accepts(max_length=2048, pattern=_REPOSITORY)
-    revision: str = accepts(max_length=40, pattern=_COMMIT)
+    revision: str = accepts(max_length=64, pattern=_COMMIT)
     entry_point: str = accepts(max_length=256, pattern=_ENTRY_POINT)
     path: str = accepts(".", max_length=1024, pattern=_FOLDER)
     secret_name: str | None = accepts(None, max_length=253, pattern=_DNS_NAME)

@@ -99,7 +99,7 @@ BAD = {
     ),
     "module of a branch": (
         spec(module={"git": {**GIT, "revision": "main"}}),
-        r"spec.module.git.revision is 'main'; it must match \A[0-9a-f]{40}\Z.",
+        r"spec.module.git.revision is 'main'; it must match \A([0-9a-f]{40}|[0-9a-f]{64})\Z.",
     ),
     "MLflow with a password": (
         spec(tracking={"mlflow": {"uri": "https://me:hunter2@example.org", "experiment": "x"}}),
