@@ -14,6 +14,7 @@ from kubernetes import client, watch
 from operator_world import World
 from real_apiserver import RealApiServer
 from real_mongod import RealMongod
+from trainingsession_operator import cluster, inventory, mongodb
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +73,20 @@ def new_namespace() -> Callable[[client.ApiClient], str]:
         return name
 
     return make
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Sessions are listed and compared so few at a time that a dozen make several pages."""
+    for module in (cluster, inventory):
+        monkeypatch.setattr(module, "PAGE", 5)
+    return 5
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A MongoDB that is away is given up at once; no option of the URI has a say in this."""
+    monkeypatch.setattr(mongodb, "SELECTION_MS", 100)
 
 
 @pytest.fixture

@@ -325,10 +325,10 @@ def comparable_conditions(status: Json) -> list[tuple[str, ...]]:
     return [(c["type"], c["status"], c["reason"], c["message"]) for c in status["conditions"]]
 
 
-def test_without_storage_no_job_is_made_and_the_session_says_so(world):
+def test_without_storage_no_job_is_made_and_the_session_says_so(world, impatient):
     world.create("digits")
     operator = world.operator()
-    away = f"mongodb://127.0.0.1:{free_port()}/?serverSelectionTimeoutMS=100"
+    away = f"mongodb://127.0.0.1:{free_port()}"
     operator.records = Records(Server(away, managed_users=False), operator.cluster)
     world.opened.append(operator.records)
     operator.look((world.namespace, "digits"))
