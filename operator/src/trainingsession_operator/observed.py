@@ -73,6 +73,8 @@ class Observed:
     """Whether every feature that the session needs is in the store; looked for before the first step is chosen."""
     queue: Queue = NOT_LOOKED_AT
     """What Kueue says of a Job that waits in a queue."""
+    mount: str = ""
+    """Why the pod's node cannot mount a volume, in its words."""
 
     def at(self, step: plan.Step) -> Observed:
         """Give the same once the session has come to another step."""
