@@ -61,6 +61,22 @@ def define() -> Callable[[client.ApiClient, Path], None]:
 
 
 @pytest.fixture(scope="session")
+def server(
+    repo: Path, tools: Path, define: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RealApiServer]:
+    """An API server where Kubernetes' own controllers make pods for Jobs and take along what an object owned."""
+    found = RealApiServer(tmp_path_factory.mktemp("controlled"), tools)
+    try:
+        found.start()
+        # Before the controllers: what is defined later they look for only every 30 s.
+        define(found.client(), repo / "manifests/crd/trainingsessions.yaml")
+        found.start_controllers("job-controller", "garbage-collector-controller", "resourcequota-controller")
+        yield found
+    finally:
+        found.stop()
+
+
+@pytest.fixture(scope="session")
 def new_namespace() -> Callable[[client.ApiClient], str]:
     """Makes a namespace; it ends with the server."""
 
