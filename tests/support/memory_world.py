@@ -18,6 +18,7 @@ from builders import NAMESPACE
 from trainingsession_operator import ends
 from trainingsession_operator.errors import ApiError, ConflictError, StorageUnavailableError
 from trainingsession_operator.jobs import ENDED_ANNOTATION, FATAL_EXIT_CODES, PATIENT_EXIT_CODES
+from trainingsession_operator.readable import status_in
 from trainingsession_operator.reconcile import Reconciler
 from trainingsession_operator.records import RECORD_VERSION
 from trainingsession_operator.resource import Session
@@ -83,7 +84,7 @@ class MemoryCluster:
     def denials(self, namespace: str, job_uid: str) -> list[tuple[str, str]]:
         return []
 
-    def pod_events(self, namespace: str, pod_uid: str) -> list[Json]:
+    def events(self, namespace: str, uid: str) -> list[Json]:
         return []
 
     def patch_status(self, session: Session, changes: Mapping[str, Any]) -> str:
@@ -229,7 +230,7 @@ class MemoryWorld:
     def edit_status(self, **fields: Any) -> None:
         """Edit the status by hand; one at its end is believed, so it stays as it is."""
         found = self.cluster.resource
-        if found is not None and "status" in found and not is_finished(found["status"]):
+        if found is not None and "status" in found and not is_finished(status_in(found)):
             self.cluster.resource = {**found, "status": merged(found["status"], fields)}
             self._changed()
 

@@ -153,17 +153,24 @@ class Cluster(ApiCalls):
 
     def denials(self, namespace: str, job_uid: str) -> list[tuple[str, str]]:
         """When and how the API server refused the Job's pods, the newest last; such words exist only as Events."""
-        selector = f"involvedObject.uid={job_uid},reason=FailedCreate"
-        found = self._call(
-            f"list the events of Job {job_uid}", self.core.list_namespaced_event, namespace, field_selector=selector
-        )
-        denials = [(e.get("lastTimestamp") or e.get("eventTime") or "", e.get("message")) for e in found["items"]]
-        return sorted((at, message) for at, message in denials if message)
+        found = self._events(namespace, job_uid)
+        return [(at, message) for at, reason, message in found if reason == "FailedCreate" and message]
 
-    def pod_events(self, namespace: str, pod_uid: str) -> list[Json]:
-        """Events of a pod; what an autoscaler does for one that finds no node is told only there."""
-        selector = f"involvedObject.uid={pod_uid}"
-        what = f"list the events of pod {pod_uid}"
+    def last_event(self, namespace: str, uid: str) -> tuple[str, str]:
+        """Reason and message of the newest Event about an object; empty where there is none."""
+        found = self._events(namespace, uid)
+        return found[-1][1:] if found else ("", "")
+
+    def _events(self, namespace: str, uid: str) -> list[tuple[str, str, str]]:
+        """Time, reason and message of the Events about an object, the newest last."""
+        return sorted(
+            (one.get("lastTimestamp") or one.get("eventTime") or "", one.get("reason") or "", one.get("message") or "")
+            for one in self.events(namespace, uid)
+        )
+
+    def events(self, namespace: str, uid: str) -> list[Json]:
+        """Events about an object; some of what happens to a pod is told only there."""
+        what, selector = f"list the events of {uid}", f"involvedObject.uid={uid}"
         found = self._call(what, self.core.list_namespaced_event, namespace, field_selector=selector)
         items: list[Json] = found["items"]
         return items

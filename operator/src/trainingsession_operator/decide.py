@@ -190,6 +190,9 @@ def _with_job(session: Session, observed: Observed, job: Mapping[str, Any], now:
         going = pods_say.why_terminating(pod, now)
         return _waiting(going.reason, going.message)
     if not pods_say.is_running(pod):
+        if observed.mount:
+            text = f"The node cannot mount a volume of the pod: {observed.mount}"
+            return _waiting(Reason.FAILED_MOUNT, text, LOOK_OUTSIDE)
         waiting = pods_say.why_waiting(pod, observed.remark)
         if waiting.reason in pods_say.STARTING and age(pod, now, LOOK_SOON) < LOOK_SOON:
             # Most pods run in a moment, and nobody has to be told twice.

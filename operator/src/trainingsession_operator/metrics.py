@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+
+from . import read_metrics
+from .read_metrics import QueueState
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 CONTROLLER = "trainingsession"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 RESULTS = ("success", "conflict", "unavailable", "error")
 """How a look at a session ends: unavailable where it waits for something outside, error where there is a bug."""
-
-
-@dataclass(frozen=True)
-class QueueState:
-    """A work queue at one moment; times in seconds."""
-
-    depth: int
-    """Keys that are due and wait for a worker."""
-    unfinished_seconds: float
-    """Sum over all running work."""
-    longest_running_seconds: float
-    failing: int
-    """Keys whose last work failed."""
-    longest_failing_seconds: float
-    """Since the first failure of the key that has been failing for the longest time."""
 
 
 class Metrics:
@@ -132,32 +117,15 @@ class Metrics:
 
     def follow_queue(self, state: Callable[[], QueueState]) -> None:
         """Tell of the one work queue whenever the metrics are read."""
-        self.registry.register(_Read(lambda: _queue_families(state())))
+        self.registry.register(read_metrics.of_queue(state, CONTROLLER))
 
     def follow_sessions(self, census: Callable[[], Mapping[tuple[str, str], int]]) -> None:
         """Tell how many sessions there are in each namespace and phase whenever the metrics are read."""
-
-        def read() -> Iterable[Metric]:
-            family = GaugeMetricFamily("trainingsession_sessions", "Sessions.", labels=["namespace", "phase"])
-            for labels, number in census().items():
-                family.add_metric(labels, number)
-            yield family
-
-        self.registry.register(_Read(read))
+        self.registry.register(read_metrics.of_sessions(census))
 
     def follow_waiting(self, waiting: Callable[[], Mapping[str, float]]) -> None:
         """Tell for how many seconds the oldest pending session of each namespace has waited, when it is read."""
-
-        def read() -> Iterable[Metric]:
-            family = GaugeMetricFamily(
-                "trainingsession_longest_pending_seconds", "Wait of the oldest session in phase Pending.",
-                labels=["namespace"],
-            )  # fmt: skip
-            for namespace, seconds in waiting().items():
-                family.add_metric([namespace], seconds)
-            yield family
-
-        self.registry.register(_Read(read))
+        self.registry.register(read_metrics.of_waiting(waiting))
 
     def follow_watch(self, silence: Callable[[], float]) -> None:
         """Tell of the watch whenever the metrics are read; `silence` gives seconds."""
@@ -240,30 +208,6 @@ class Metrics:
         self._missed.inc(missed)
         self._ghosts.inc(ghosts)
         self._audited.set_to_current_time()
-
-
-class _Read(Collector):
-    """Metrics that are made up when they are read."""
-
-    def __init__(self, read: Callable[[], Iterable[Metric]]) -> None:
-        self._read = read
-
-    def collect(self) -> Iterable[Metric]:
-        return self._read()
-
-
-def _queue_families(state: QueueState) -> Iterable[Metric]:
-    for name, what, value in (
-        ("workqueue_depth", "Keys that are due and wait for a worker.", state.depth),
-        ("workqueue_unfinished_work_seconds", "Sum of the ages of all running looks.", state.unfinished_seconds),
-        ("workqueue_longest_running_processor_seconds", "Age of the oldest running look.",
-         state.longest_running_seconds),
-        ("workqueue_keys_in_backoff", "Keys whose last look failed.", state.failing),
-        ("workqueue_longest_backoff_seconds", "Age of the oldest failure that lasts.", state.longest_failing_seconds),
-    ):  # fmt: skip
-        family = GaugeMetricFamily(name, what, labels=["name"])
-        family.add_metric([CONTROLLER], value)
-        yield family
 
 
 def _version() -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http import HTTPStatus
+from typing import Any
 
 from . import plan, queueing
 from .cluster import Cluster
@@ -12,9 +15,9 @@ from .errors import ApiError, StorageUnavailableError
 from .identity import identity
 from .kueue import look_at_queue
 from .observed import Observed
-from .pods import first_workers, has_no_node, is_alive, remark
+from .pods import first_workers, has_no_node, is_alive, remark, why_waiting
 from .records import Records
-from .resource import Json, Session
+from .resource import Json, Session, age
 from .settings import Settings
 from .status import Reason, State
 
@@ -22,6 +25,11 @@ STARTED = {"attempt", "jobsLost", "result"}
 """Fields of a record that tell that there has been a Job."""
 REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY)
 """Answers that will be the same next time, unless somebody changes a quota or a policy."""
+
+
+MOUNT_FAILURES = ("FailedMount", "FailedAttachVolume")
+SLOW_SECONDS = 30.0
+"""After which a pod whose container is being created may have a reason for it."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +65,32 @@ class Observer:
                 record, waits = None, _why_it_waits(error)
         pods: list[Json] = []
         denials: list[tuple[str, str]] = []
-        said = ""
+        said = mount = ""
         if job is not None:
             pods = [pod for pod in self.cluster.pods(session.namespace, session.uid) if _belongs(pod, job)]
             alive = [pod for pod in first_workers(pods) if is_alive(pod)]
             if not alive:
                 denials = self.cluster.denials(session.namespace, job["metadata"]["uid"])
             elif has_no_node(alive[-1]):
-                said = remark(self.cluster.pod_events(session.namespace, alive[-1]["metadata"]["uid"]))
+                said = remark(self.cluster.events(session.namespace, alive[-1]["metadata"]["uid"]))
+            elif _is_slow(alive[-1]):
+                mount = self._mount_failure(session.namespace, alive[-1])
         queue = queueing.NOT_LOOKED_AT
         if job is not None and session.scheduling.queue_name and queueing.is_held(job):
             queue = look_at_queue(self.cluster, session, job)
         return Observed(
-            job, tuple(pods), tuple(denials), record, waits, progress_due, step, tuple(earlier), stored, queue, said
+            job,
+            tuple(pods),
+            tuple(denials),
+            record,
+            waits,
+            progress_due,
+            step,
+            tuple(earlier),
+            stored,
+            queue,
+            said,
+            mount,
         )
 
     def is_at_work(self, session: Session) -> bool:
@@ -96,6 +117,11 @@ class Observer:
             return plan.step_of(session, found[-1]), found[-1], []
         return chosen, None, found
 
+    def _mount_failure(self, namespace: str, pod: Mapping[str, Any]) -> str:
+        """Give what the node says last, where that is of a volume; such words exist only as Events."""
+        reason, message = self.cluster.last_event(namespace, pod["metadata"]["uid"])
+        return message if reason in MOUNT_FAILURES else ""
+
     def _ask_the_store(self, session: Session, record: Json, same: str | None) -> tuple[Json, bool]:
         """Before the first step: give the record, perhaps with a result, and whether all features are stored."""
         if same is not None and session.reuse_result == "IfIdentical" and "result" not in record:
@@ -113,6 +139,10 @@ def _why_it_waits(error: StorageUnavailableError | ApiError) -> State:
     else:
         raise error
     return State("False", Reason.STORAGE_UNAVAILABLE, text)
+
+
+def _is_slow(pod: Mapping[str, Any]) -> bool:
+    return why_waiting(pod).reason == "ContainerCreating" and age(pod, datetime.now(UTC)) > SLOW_SECONDS
 
 
 def _owned(job: Json, session: Session) -> bool:

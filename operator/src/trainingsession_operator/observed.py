@@ -75,11 +75,15 @@ class Observed:
     """What Kueue says of a Job that waits in a queue."""
     remark: str = ""
     """What others than the scheduler say of a pod that has no node."""
+    mount: str = ""
+    """Why the pod's node cannot mount a volume, in its words."""
 
     def at(self, step: plan.Step) -> Observed:
         """Give the same once the session has come to another step."""
         ended = () if self.job is None else (self.job,)
-        return replace(self, step=step, job=None, pods=(), denials=(), remark="", earlier=(*self.earlier, *ended))
+        return replace(
+            self, step=step, job=None, pods=(), denials=(), remark="", mount="", earlier=(*self.earlier, *ended)
+        )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from .errors import ConflictError, WaitError
 from .logs import looking_at
-from .metrics import Metrics, QueueState
+from .metrics import Metrics
+from .read_metrics import QueueState
 
 log = logging.getLogger(__name__)
 

@@ -33,6 +33,7 @@ class Reason:
     JOB_TERMINATING = "OldJobTerminating"
     NAME_TAKEN = "JobNameTaken"
     PODS_DENIED = "PodsDenied"
+    FAILED_MOUNT = "FailedMount"
     POD_TERMINATING = "PodTerminating"
     NODE_LOST = "NodeLost"
     BACKING_OFF = "BackingOff"

@@ -14,6 +14,7 @@ from kubernetes import client, watch
 from operator_world import World
 from real_apiserver import RealApiServer
 from real_mongod import RealMongod
+from trainingsession_operator import cluster, inventory, mongodb
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +63,22 @@ def define() -> Callable[[client.ApiClient, Path], None]:
 
 
 @pytest.fixture(scope="session")
+def server(
+    repo: Path, tools: Path, define: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RealApiServer]:
+    """An API server where Kubernetes' own controllers make pods for Jobs and take along what an object owned."""
+    found = RealApiServer(tmp_path_factory.mktemp("controlled"), tools)
+    try:
+        found.start()
+        # Before the controllers: what is defined later they look for only every 30 s.
+        define(found.client(), repo / "manifests/crd/trainingsessions.yaml")
+        found.start_controllers("job-controller", "garbage-collector-controller", "resourcequota-controller")
+        yield found
+    finally:
+        found.stop()
+
+
+@pytest.fixture(scope="session")
 def new_namespace() -> Callable[[client.ApiClient], str]:
     """Makes a namespace; it ends with the server."""
 
@@ -74,6 +91,20 @@ def new_namespace() -> Callable[[client.ApiClient], str]:
         return name
 
     return make
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Sessions are listed and compared so few at a time that a dozen make several pages."""
+    for module in (cluster, inventory):
+        monkeypatch.setattr(module, "PAGE", 5)
+    return 5
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A MongoDB that is away is given up at once; no option of the URI has a say in this."""
+    monkeypatch.setattr(mongodb, "SELECTION_MS", 100)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import pytest
 
 import builders
 from operator_world import World
-from trainingsession_operator import cluster as cluster_module
 from trainingsession_operator.audit import Audit
 from trainingsession_operator.cluster import Cluster
 from trainingsession_operator.decide import decide
@@ -46,11 +45,6 @@ class Audited:
 @pytest.fixture
 def audited(world: World) -> Audited:
     return Audited(Cluster(world.api), world.namespace)
-
-
-@pytest.fixture
-def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_module, "PAGE", 2)
 
 
 def tell(audited: Audited, resource: Json, kind: str | None = "ADDED") -> None:
@@ -93,15 +87,15 @@ def test_a_session_that_was_made_again_is_another_one(world, audited):
 
 def test_all_namespaces_and_all_pages_are_read(world, api, new_namespace, small_pages):
     other = World(api, world.mongodb, new_namespace(api))
-    for number in range(5):
+    for number in range(11):
         world.create(f"s{number}")
     other.create("elsewhere")
     everywhere, here = Audited(Cluster(api)), Audited(Cluster(api), world.namespace)
     everywhere.audit.round()
     here.audit.round()
     found = {known.key for known in everywhere.index.all().values()}
-    assert {(world.namespace, f"s{n}") for n in range(5)} | {(other.namespace, "elsewhere")} <= found
-    assert {known.key for known in here.index.all().values()} == {(world.namespace, f"s{n}") for n in range(5)}
+    assert {(world.namespace, f"s{n}") for n in range(11)} | {(other.namespace, "elsewhere")} <= found
+    assert {known.key for known in here.index.all().values()} == {(world.namespace, f"s{n}") for n in range(11)}
 
 
 def test_only_metadata_is_read(world, api):
@@ -123,7 +117,7 @@ def test_a_list_that_breaks_off_repairs_nothing(world, api, small_pages):
             return super()._call(what, method, *arguments, **options)
 
     audited = Audited(Breaking(api), world.namespace)
-    known = [world.create(f"s{number}") for number in range(3)]
+    known = [world.create(f"s{number}") for number in range(8)]
     tell(audited, known[0])
     tell(audited, {**known[1], "metadata": {**known[1]["metadata"], "uid": "a-ghost", "name": "ghost"}})
     before = audited.index.all()

@@ -351,8 +351,10 @@ def test_any_number_of_deletions_that_were_seen_is_believed(world, namespace, cl
     assert everything(database).keys() == {"operator"}, "the sentinel"
 
 
-def test_an_inventory_of_finished_sessions_that_are_right_writes_nothing(world, namespace, round_, cluster, told):
-    sessions, database = several(world, namespace, 103)
+def test_an_inventory_of_finished_sessions_that_are_right_writes_nothing(
+    world, namespace, round_, cluster, told, small_pages
+):
+    sessions, database = several(world, namespace, 2 * small_pages + 1)
     round_()
     versions = [world.session(session)["metadata"]["resourceVersion"] for session in sessions]
     was, measurements = everything(database), told.measurements

@@ -149,8 +149,8 @@ def test_sessions_that_cannot_be_read_keep_nobodys_storage_from_being_looked_aft
     assert f"of namespace {namespace}" not in caplog.text
 
 
-def test_all_pages_of_sessions_are_read(world, namespace):
-    names = {f"digits-{index}" for index in range(103)}
+def test_all_pages_of_sessions_are_read(world, namespace, small_pages):
+    names = {f"digits-{index}" for index in range(2 * small_pages + 1)}
     for name in names:
         world.create(namespace, name)
     assert {found["metadata"]["name"] for found in world.cluster.sessions(namespace)} == names
@@ -244,8 +244,9 @@ def test_a_deletion_that_could_not_be_noted_is_noted_in_the_next_round(world, na
     assert "deletedAt" in bad["sessions"].find_one({})
 
 
-def test_an_unreachable_mongodb_is_a_line_in_the_log(api, caplog):
-    records = Records(Server("mongodb://127.0.0.1:1/?replicaSet=rs0", managed_users=False), Cluster(api))
+def test_an_unreachable_mongodb_is_a_line_in_the_log(api, caplog, impatient):
+    away = "mongodb://127.0.0.1:1/?replicaSet=rs0"
+    records = Records(Server(away, managed_users=False), Cluster(api))
     StorageKeeper(builders.settings(), Cluster(api), records).round()
     records.close()
     assert "storage of all namespaces: MongoDB could not list the databases: " in caplog.text

@@ -13,6 +13,7 @@ import pytest
 from builders import condition
 from operator_world import RECORD_WRITES, WRITES, Json, Killer, World
 from real_mongod import free_port
+from trainingsession_operator import observe
 from trainingsession_operator.cluster import Cluster
 from trainingsession_operator.errors import ApiError, ConflictError
 from trainingsession_operator.reconcile import Reconciler
@@ -293,6 +294,34 @@ def test_a_job_that_is_lost_and_cannot_be_made_again_for_long_is_not_lost_again(
     assert "(1 of 3)" in condition(world.session("digits")["status"], "PodsReady")["message"]
 
 
+def test_a_volume_that_a_node_cannot_mount_is_told_until_the_node_says_something_else(world, monkeypatch):
+    world.create("digits")
+    operator, key = world.operator(), (world.namespace, "digits")
+    operator.look(key)
+    name = world.run_pod()
+    state = {"name": "trainer", "image": "x", "imageID": "", "ready": False, "restartCount": 0}
+    state["state"] = {"waiting": {"reason": "ContainerCreating"}}
+    status = {"status": {"phase": "Pending", "containerStatuses": [state]}}
+    world.core.patch_namespaced_pod_status(name, world.namespace, status)
+    pod = world.core.read_namespaced_pod(name, world.namespace).metadata
+
+    def told(second: int, reason: str, message: str) -> tuple[str, str]:
+        about = {"kind": "Pod", "name": name, "namespace": world.namespace, "uid": pod.uid}
+        at = f"2024-05-06T12:00:{second:02}Z"
+        event = {"metadata": {"name": f"{name}.{second}"}, "involvedObject": about, "reason": reason, "type": "Warning"}
+        event |= {"message": message, "lastTimestamp": at, "firstTimestamp": at}
+        world.core.create_namespaced_event(world.namespace, event)
+        operator.look(key)
+        found = condition(world.session("digits")["status"], "PodsReady")
+        return found["reason"], found["message"]
+
+    words = 'MountVolume.SetUp failed for volume "dataset": mount failed: No such file or directory'
+    assert told(1, "FailedMount", words)[0] != "FailedMount", "it may only take its time"
+    monkeypatch.setattr(observe, "SLOW_SECONDS", -1.0)
+    assert told(2, "FailedMount", words) == ("FailedMount", f"The node cannot mount a volume of the pod: {words}")
+    assert told(3, "Pulling", "Pulling image")[0] == "JobCreated"
+
+
 def test_a_bug_that_one_session_meets_is_told_in_its_condition_and_gone_with_the_bug(world):
     world.create("digits")
     operator, key = world.operator(), (world.namespace, "digits")
@@ -325,10 +354,10 @@ def comparable_conditions(status: Json) -> list[tuple[str, ...]]:
     return [(c["type"], c["status"], c["reason"], c["message"]) for c in status["conditions"]]
 
 
-def test_without_storage_no_job_is_made_and_the_session_says_so(world):
+def test_without_storage_no_job_is_made_and_the_session_says_so(world, impatient):
     world.create("digits")
     operator = world.operator()
-    away = f"mongodb://127.0.0.1:{free_port()}/?serverSelectionTimeoutMS=100"
+    away = f"mongodb://127.0.0.1:{free_port()}"
     operator.records = Records(Server(away, managed_users=False), operator.cluster)
     world.opened.append(operator.records)
     operator.look((world.namespace, "digits"))

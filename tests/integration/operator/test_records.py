@@ -349,11 +349,11 @@ def test_with_shared_users_the_secret_has_the_servers_own_user_and_the_namespace
     shared.close()
 
 
-def test_ping_says_why_mongodb_cannot_be_used(guarded, cluster):
+def test_ping_says_why_mongodb_cannot_be_used(guarded, cluster, impatient):
     usable = new_operator(guarded[1], cluster)
     assert usable.ping() == ""
     usable.close()
-    away = new_operator(f"mongodb://127.0.0.1:{free_port()}/?serverSelectionTimeoutMS=100", cluster)
+    away = new_operator(f"mongodb://127.0.0.1:{free_port()}", cluster)
     sentence = away.ping()
     assert sentence.startswith("MongoDB cannot be used: 127.0.0.1:")
     assert "\n" not in sentence
@@ -560,8 +560,8 @@ def test_another_namespaces_features_do_not_count(records, cluster):
     assert not records.holds_features(other, RECIPE)
 
 
-def test_without_mongod_nobody_says_that_features_are_missing(cluster):
-    away = new_operator(f"mongodb://127.0.0.1:{free_port()}/?serverSelectionTimeoutMS=100", cluster)
+def test_without_mongod_nobody_says_that_features_are_missing(cluster, impatient):
+    away = new_operator(f"mongodb://127.0.0.1:{free_port()}", cluster)
     with pytest.raises(StorageUnavailableError):
         away.holds_features(with_subset(cluster.namespace()), RECIPE)
     away.close()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from kubernetes import client, watch
@@ -23,19 +22,8 @@ SOON = 60
 
 
 @pytest.fixture(scope="module")
-def api(
-    repo: Path, tools: Path, define: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[client.ApiClient]:
-    """An API server of this module's own, where Jobs make pods and what is deleted takes along what it owns."""
-    server = RealApiServer(tmp_path_factory.mktemp("controllers"), tools)
-    try:
-        server.start()
-        server.start_controllers("job-controller", "garbage-collector-controller", "resourcequota-controller")
-        connected = server.client()
-        define(connected, repo / "manifests/crd/trainingsessions.yaml")
-        yield connected
-    finally:
-        server.stop()
+def api(server: RealApiServer) -> client.ApiClient:
+    return server.client()
 
 
 @pytest.fixture

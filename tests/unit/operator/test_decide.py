@@ -86,6 +86,14 @@ WAITING = {
         Observed(job(active=1), (pod("pod-1", "Pending", {"waiting": {"reason": "ContainerCreating"}}),)),
         ("ContainerCreating", "The pod is being started."),
     ),
+    "a volume that cannot be mounted is told in the node's words": (
+        Observed(
+            job(active=1),
+            (pod("pod-1", "Pending", {"waiting": {"reason": "ContainerCreating"}}),),
+            mount="no such claim",
+        ),
+        ("FailedMount", "The node cannot mount a volume of the pod: no such claim"),
+    ),
     "a reason that no condition may carry is replaced and the words stay": (
         Observed(job(active=1), (pod("p", "Pending", {"waiting": {"reason": "bad reason!", "message": "words"}}),)),
         ("ContainerWaiting", "words"),

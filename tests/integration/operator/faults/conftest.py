@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from kubernetes import client
@@ -11,21 +10,6 @@ from kubernetes import client
 from operator_lane import Lane
 from real_apiserver import RealApiServer
 from real_mongod import RealMongod
-
-
-@pytest.fixture(scope="session")
-def server(
-    repo: Path, tools: Path, define: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RealApiServer]:
-    found = RealApiServer(tmp_path_factory.mktemp("faults"), tools)
-    try:
-        found.start()
-        # Before the controllers: what is defined later they look for only every 30 s.
-        define(found.client(), repo / "manifests/crd/trainingsessions.yaml")
-        found.start_controllers("job-controller", "garbage-collector-controller")
-        yield found
-    finally:
-        found.stop()
 
 
 @pytest.fixture(scope="module")
