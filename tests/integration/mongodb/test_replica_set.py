@@ -94,6 +94,7 @@ def test_one_member_becomes_three_while_its_own_sidecar_still_knows_of_one_alone
     start(*others)
     write(pods, 2)
     assert all(numbers_at(pod) == {1, 2} for pod in others)
+    assert old.probe("/readyz")[0] == 200
     old.end()
     first.mongod.stop()
     write(pods, 3)
@@ -167,6 +168,9 @@ def test_the_first_member_makes_no_second_set_beside_one_that_has_lost_its_name(
 
 def test_three_members_are_not_run_as_one(pods):
     start(*pods)
+    for pod in pods[1:]:
+        pod.sidecars[-1].end()
+        pod.mongod.stop()
     sidecar = pods[0].sidecar(members=pods[0].mongod.address)
     sidecar.wait_for("has 3 members, but mongodb.members is 1.*set mongodb.members to 3 again")
     assert sidecar.probe("/readyz")[0] == 503
