@@ -91,3 +91,13 @@ def test_the_primary_goes_and_the_next_session_succeeds_and_artifacts_are_there(
     again = stack.get("pod", f"{MONGODB}-{primary}", "-n", RELEASE)
     assert again["metadata"]["uid"] != pod["metadata"]["uid"]
     assert "ready: " in role(stack, primary)
+
+
+def test_all_members_lose_their_addresses_at_once_and_find_each_other_again(stack, team, grown):
+    """As after a power cut of the whole cluster: every name leads to another address than the members knew."""
+    before = digest(stack, team, "across", "class_names.json")
+    labels = "app.kubernetes.io/component=mongodb"
+    stack.kubectl("delete", "pod", "-n", RELEASE, "-l", labels, "--force", "--grace-period=0")
+    stack.kubectl("rollout", "status", "-n", RELEASE, f"sts/{MONGODB}", "--timeout=180s")
+    assert sorted(role(stack, number).split()[1] for number in range(3)) == ["primary", "secondary", "secondary"]
+    assert digest(stack, team, "across", "class_names.json") == before
