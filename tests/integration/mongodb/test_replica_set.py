@@ -174,6 +174,9 @@ def test_three_members_are_not_run_as_one(pods):
     sidecar = pods[0].sidecar(members=pods[0].mongod.address)
     sidecar.wait_for("has 3 members, but mongodb.members is 1.*set mongodb.members to 3 again")
     assert sidecar.probe("/readyz")[0] == 503
+    sidecar.end()
+    start(*pods[1:])
+    pods[0].sidecar().wait_for(READY, BUSY)
 
 
 @pytest.mark.parametrize("line", ["gave user", "added "])
