@@ -73,11 +73,16 @@ def test_a_session_trains_on_while_one_member_becomes_three(stack, team, grown):
     assert all(f"{MONGODB}-{number}." in uri for number in range(3)), "the next trainers know all of them"
 
 
-def test_the_primary_goes_and_the_next_session_succeeds_and_artifacts_are_there(stack, team, grown, digits):
+def test_the_primary_goes_with_its_volume_and_the_next_session_succeeds_and_artifacts_are_there(
+    stack, team, grown, digits
+):
     before = digest(stack, team, "across", "class_names.json")
     primary = next(number for number in range(3) if "ready: primary" in role(stack, number))
     pod = stack.get("pod", f"{MONGODB}-{primary}", "-n", RELEASE)
-    # As a node that is gone: nobody steps down first.
+    claim = f"data-{MONGODB}-{primary}"
+    volume = stack.get("pvc", claim, "-n", RELEASE)["metadata"]["uid"]
+    # As a node that is gone with its disk: nobody steps down first.
+    stack.kubectl("delete", "pvc", claim, "-n", RELEASE, "--wait=false")
     stack.kubectl("delete", "pod", pod["metadata"]["name"], "-n", RELEASE, "--force", "--grace-period=0")
     stack.apply(digits("after", resources=SMALL, baseModel={"inputSize": [32, 32]}), namespace=team)
     session = stack.wait_finished(team, "after", 300)
@@ -90,4 +95,15 @@ def test_the_primary_goes_and_the_next_session_succeeds_and_artifacts_are_there(
     stack.kubectl("rollout", "status", "-n", RELEASE, f"sts/{MONGODB}", "--timeout=120s")
     again = stack.get("pod", f"{MONGODB}-{primary}", "-n", RELEASE)
     assert again["metadata"]["uid"] != pod["metadata"]["uid"]
+    assert stack.get("pvc", claim, "-n", RELEASE)["metadata"]["uid"] != volume
     assert "ready: " in role(stack, primary)
+
+
+def test_all_members_lose_their_addresses_at_once_and_find_each_other_again(stack, team, grown):
+    """As after a power cut of the whole cluster: every name leads to another address than the members knew."""
+    before = digest(stack, team, "across", "class_names.json")
+    labels = "app.kubernetes.io/component=mongodb"
+    stack.kubectl("delete", "pod", "-n", RELEASE, "-l", labels, "--force", "--grace-period=0")
+    stack.kubectl("rollout", "status", "-n", RELEASE, f"sts/{MONGODB}", "--timeout=180s")
+    assert sorted(role(stack, number).split()[1] for number in range(3)) == ["primary", "secondary", "secondary"]
+    assert digest(stack, team, "across", "class_names.json") == before

@@ -224,7 +224,8 @@ def _wrong_member(hello: dict[str, Any], settings: Settings) -> str | None:
             f"replica set {name} in mongod's data has the member {', '.join(hosts)}, but this pod is {settings.host}; "
             "install the chart under the release name and namespace that the volume was made with"
         )
-    if set(hosts) - set(settings.members):
+    # While one becomes three, its own sidecar is the last to be told, and there is a primary.
+    if set(hosts) - set(settings.members) and "primary" not in hello:
         return (
             f"replica set {name} has {len(hosts)} members, but mongodb.members is {len(settings.members)}, and one "
             f"alone cannot elect a primary; set mongodb.members to {len(hosts)} again"

@@ -4,6 +4,7 @@ Init container of a MongoDB with several members: mongod looks for itself in its
 name that is unknown or still leads to the former pod's address would take it out of the replica set.
 """
 
+import signal
 import socket
 import sys
 import time
@@ -33,4 +34,6 @@ def main(host: str, addresses: str) -> None:
 
 
 if __name__ == "__main__":
+    # The first process of a container ignores the signal otherwise, and a pod that is deleted would wait for nothing.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     main(*sys.argv[1:])
