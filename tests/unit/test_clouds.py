@@ -46,12 +46,13 @@ def whole_cluster(repo) -> dict[str, Any]:
 
 def test_eksctl_takes_what_is_commented_out(eksctl_schema, whole_cluster):
     assert whole_cluster["iam"]["serviceAccounts"][0]["metadata"]["name"] == "s3-reader"
-    assert [group["name"] for group in whole_cluster["managedNodeGroups"]] == ["system", "gpu", "gpu-spot"]
+    assert [group["name"] for group in whole_cluster["managedNodeGroups"]] == ["system", "cpu", "gpu", "gpu-spot"]
     assert wrongs(eksctl_schema, whole_cluster) == []
 
 
 def test_the_schema_of_eksctl_finds_mistakes(eksctl_schema, cluster):
-    cluster["managedNodeGroups"][1]["taint"] = cluster["managedNodeGroups"][1].pop("taints")
+    gpu = cluster["managedNodeGroups"][2]
+    gpu["taint"] = gpu.pop("taints")
     cluster["managedNodeGroups"][0]["amiFamily"] = "AmazonLinux2024"
     assert len(wrongs(eksctl_schema, cluster)) == 2
 
@@ -67,6 +68,17 @@ def test_gpu_nodes_come_from_zero_keep_others_away_and_hide_their_credentials(wh
         # The only taint that NVIDIA's device plugin tolerates.
         assert [taint["key"] for taint in group["taints"]] == ["nvidia.com/gpu"]
         assert group["amiFamily"] == "AmazonLinux2023"
+
+
+def test_a_session_s_default_processors_fit_on_the_nodes_for_trainers(repo, whole_cluster):
+    definition = yaml.safe_load((repo / "manifests/crd/trainingsessions.yaml").read_text())
+    spec = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    wanted = int(spec["resources"]["properties"]["cpu"]["default"])
+    sizes = {"large": 2, "xlarge": 4}
+    for group in whole_cluster["managedNodeGroups"][1:]:
+        for kind in group.get("instanceTypes") or [group["instanceType"]]:
+            # The kubelet and the add-ons take some of it.
+            assert sizes[kind.partition(".")[2]] >= wanted + 1, group["name"]
 
 
 def test_the_page_of_a_spot_session_names_labels_and_taints_that_the_group_has(repo, whole_cluster):
@@ -136,12 +148,13 @@ def test_gke_is_made_in_one_zone_with_gpu_nodes_from_zero(script):
     assert done.returncode == 0, done.stderr
     assert all(call[:3] == ["gcloud", "--project", "mine"] for call in calls)
     made = [call for call in calls if "create" in call and "container" in call]
-    assert [after(call, "create") for call in made] == ["trainingsession", "gpu", "gpu-spot"]
+    assert [after(call, "create") for call in made] == ["trainingsession", "cpu", "gpu", "gpu-spot"]
     assert {after(call, "--node-locations") for call in made} == {"europe-west4-a"}
     for call in made[1:]:
         assert (after(call, "--num-nodes"), after(call, "--min-nodes"), after(call, "--max-nodes")) == ("0", "0", "4")
+    for call in made[2:]:
         assert "gpu-driver-version=default" in after(call, "--accelerator")
-    assert ["--spot" in call for call in made] == [False, False, True]
+    assert ["--spot" in call for call in made] == [False, False, False, True]
     assert "--enable-dataplane-v2" in made[0], "what enforces network policies"
 
 
@@ -151,11 +164,13 @@ def test_aks_is_made_in_one_zone_with_tainted_gpu_nodes_from_zero(script):
     (cluster,) = [call for call in calls if call[1:3] == ["aks", "create"]]
     assert (after(cluster, "--zones"), after(cluster, "--network-dataplane")) == ("1", "cilium")
     pools = [call for call in calls if call[1:4] == ["aks", "nodepool", "add"]]
-    assert [after(call, "--name") for call in pools] == ["gpu", "gpuspot"]
+    assert [after(call, "--name") for call in pools] == ["cpu", "gpu", "gpuspot"]
     for call in pools:
         assert (after(call, "--node-count"), after(call, "--min-count"), after(call, "--max-count")) == ("0", "0", "4")
+    for call in pools[1:]:
         assert after(call, "--node-taints") == "nvidia.com/gpu=present:NoSchedule"
-    assert ["Spot" in call for call in pools] == [False, True]
+        assert "nvidia.com/gpu.present=true" in call
+    assert ["Spot" in call for call in pools] == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -182,8 +197,10 @@ def test_removing_goes_by_the_names_of_making_and_leaves_the_asking_to_the_cloud
 def test_sessions_on_spot_name_a_label_that_the_scripts_give(repo, cloud):
     folder = repo / "manifests/clusters" / cloud
     (block,) = re.findall(r"```yaml\n(spec:.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    selector = yaml.safe_load(block)["spec"]["scheduling"]["nodeSelector"]
-    assert selector == {"trainingsession.dev/role": "gpu-spot"}
+    scheduling = yaml.safe_load(block)["spec"]["scheduling"]
+    assert scheduling["nodeSelector"] == {"trainingsession.dev/role": "gpu-spot"}
+    # For a Job without a GPU, which tolerates nothing by itself.
+    assert "nvidia.com/gpu" in {one["key"] for one in scheduling["tolerations"]}
     made = (folder / ("cluster.yaml" if cloud == "eks" else "create")).read_text()
     assert "gpu-spot" in made
     assert "trainingsession.dev/role" in made

@@ -6,6 +6,8 @@ No controller runs, so nothing becomes ready; tests/e2e has that, by helm, and t
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,47 +21,59 @@ KINDS = (
     "deployments,statefulsets,services,networkpolicies,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,"
     "validatingadmissionpolicies,validatingadmissionpolicybindings"
 )
-Kubectl = Callable[..., str]
+Program = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def kubectl(repo: Path, tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
-    """The real kubectl on a server of its own; a refusal fails the test with its words."""
-    if not (tools / "kubectl").is_file():
-        pytest.skip(f"there is no {tools / 'kubectl'}; run `make cluster`")
+def program(repo: Path, tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Program]]:
+    """Gives the real kubectl or helm on a server of its own; a refusal fails the test with its words."""
+    for name in ("kubectl", "helm"):
+        if not (tools / name).is_file():
+            pytest.skip(f"there is no {tools / name}; run `make cluster`")
     server = RealApiServer(tmp_path_factory.mktemp("plain"), tools)
     server.start()
     configuration = server.kubeconfig()
 
-    def run(*arguments: str) -> str:
-        command = [str(tools / "kubectl"), "--kubeconfig", str(configuration), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=repo)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    def give(name: str) -> Program:
+        def run(*arguments: str) -> str:
+            command = [str(tools / name), "--kubeconfig", str(configuration), *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=repo)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        return run
 
     try:
-        run("create", "namespace", "team-a")
-        yield run
+        give("kubectl")("create", "namespace", "team-a")
+        yield give
     finally:
         server.stop()
 
 
 @pytest.fixture(scope="module")
-def install_yaml(repo: Path, tools: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+def kubectl(program: Callable[[str], Program]) -> Program:
+    return program("kubectl")
+
+
+@pytest.fixture(scope="module")
+def helm(program: Callable[[str], Program]) -> Program:
+    return program("helm")
+
+
+@pytest.fixture(scope="module")
+def install_yaml(repo: Path, program, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The one file of a release."""
-    if not (tools / "helm").is_file():
-        pytest.skip(f"there is no {tools / 'helm'}; run `make cluster`")
     file = tmp_path_factory.mktemp("release") / "install.yaml"
     command = [str(repo / "charts/plain"), "install", str(repo / "charts/trainingsession")]
     file.write_text(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return str(file)
 
 
-def installed(kubectl: Kubectl) -> dict[str, str]:
-    """What is there, with the version that each write raises."""
+def installed(kubectl: Program, what: str = "resourceVersion") -> dict[str, str]:
+    """What is there, with the version that each write raises, or with its UID."""
     mine = ("-l", "app.kubernetes.io/instance=trainingsession", "--all-namespaces", "-o", "json")
     found = json.loads(kubectl("get", KINDS, *mine))["items"]
-    return {f"{one['kind']} {one['metadata']['name']}": one["metadata"]["resourceVersion"] for one in found}
+    return {f"{one['kind']} {one['metadata']['name']}": one["metadata"][what] for one in found}
 
 
 def test_one_file_installs_all_in_one_go_and_the_namespace_confines_it(kubectl, install_yaml):
@@ -97,6 +111,30 @@ def test_kustomize_installs_and_removes_each_overlay(kubectl, overlay):
     kubectl("delete", "--wait=false", "-k", f"manifests/kustomize/{overlay}")
     kubectl("get", "namespace/trainingsession", "crd/trainingsessions.trainingsession.dev")
     assert installed(kubectl) == {}
+
+
+def test_helm_takes_over_what_kubectl_installed_and_goes_on_from_there(repo, kubectl, helm):
+    kubectl("apply", "--server-side", "-k", "manifests/kustomize/setup")
+    kubectl("apply", "--server-side", "-k", "manifests/kustomize/base")
+    before = installed(kubectl, "uid")
+    (line,) = re.findall(r"^    helm (install .*)$", (repo / "manifests/kustomize/README.md").read_text(), re.MULTILINE)
+    helm(*shlex.split(line))
+    helm(
+        "upgrade",
+        "trainingsession",
+        "charts/trainingsession",
+        "-n",
+        "trainingsession",
+        "--set",
+        "operator.logLevel=debug",
+        "--force-conflicts",
+    )
+    assert installed(kubectl, "uid") == before
+    asked = kubectl("get", "deployment/trainingsession-operator", "-n", "trainingsession", "-o", "jsonpath={..env}")
+    assert {"name": "LOG_LEVEL", "value": "debug"} in json.loads(asked)
+    helm("uninstall", "trainingsession", "--namespace", "trainingsession", "--wait=false")
+    assert installed(kubectl) == {}
+    kubectl("get", "namespace/trainingsession", "crd/trainingsessions.trainingsession.dev")
 
 
 @pytest.mark.parametrize("cloud", ["eks", "gke", "aks"])

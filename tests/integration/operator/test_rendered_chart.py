@@ -28,8 +28,9 @@ def paths(api: client.ApiClient, define, schemas: Path) -> dict[tuple[str, str],
         define(api, definition)
     core = client.CoreV1Api(api)
     for name in NAMESPACES:
-        core.create_namespace({"metadata": {"name": name}})
-        # A pod is refused in a namespace that has no account, which a controller would make.
+        restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
+        core.create_namespace({"metadata": {"name": name, "labels": restricted}})
+        # Its controller does not run, and no pod is admitted without one.
         core.create_namespaced_service_account(name, {"metadata": {"name": "default"}})
     groups = ["v1", *(version.group_version for group in client.ApisApi(api).get_api_versions().groups
                       for version in group.versions)]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -32,6 +33,7 @@ def kustomize(repo: Path) -> Callable[[str], Objects]:
         missing = "there is no kubectl; run `make cluster`, put it on PATH or set TS_KUBECTL to it"
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
 
+    @functools.cache
     def build(folder: str) -> Objects:
         command = [binary, "kustomize", str(repo / "manifests" / folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
