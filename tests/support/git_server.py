@@ -7,18 +7,18 @@ import os
 import shutil
 import subprocess
 import tarfile
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from local_server import Served
 
 _IDENTITY = {f"GIT_{who}_{what}": "tests@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 _PLAIN = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null", **_IDENTITY}
 
 
-class GitServer:
+class GitServer(Served):
     """Serves the repositories below a folder; with `password`, only to the user `reader`."""
 
     def __init__(self, folder: Path, password: str = "") -> None:
@@ -38,26 +38,13 @@ class GitServer:
                 """Keep quiet."""
 
         self._password = password
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.uri = f"http://127.0.0.1:{self._http.server_port}"
+        super().__init__(Handler)
 
     def commit(
         self, name: str, files: Mapping[str, str], source: Path | None = None, object_format: str = "sha1"
     ) -> str:
         """Commit files, and the content of a folder, to the repository `name`; gives the commit."""
         return commit(self.folder / name, files, source, object_format)
-
-    @contextmanager
-    def running(self) -> Iterator[GitServer]:
-        """Serve while the block runs."""
-        thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield self
-        finally:
-            self._http.shutdown()
-            self._http.server_close()
-            thread.join()
 
     def _answer(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
         import base64

@@ -7,11 +7,32 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
-class LocalServer:
+class Served:
+    """Requests to an address of its own on 127.0.0.1, answered while a block runs."""
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.uri = f"http://127.0.0.1:{self._http.server_port}"
+
+    @contextmanager
+    def running(self) -> Iterator[Self]:
+        """Serve while the block runs."""
+        thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._http.shutdown()
+            self._http.server_close()
+            thread.join()
+
+
+class LocalServer(Served):
     """Gives `answers` in turn, the last one for ever; `paths` are the addresses that were asked for."""
 
     def __init__(self, *answers: Answer) -> None:
@@ -32,20 +53,7 @@ class LocalServer:
             def log_message(self, *_: object) -> None:
                 """Keep quiet."""
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.uri = f"http://127.0.0.1:{self._http.server_port}"
-
-    @contextmanager
-    def running(self) -> Iterator[LocalServer]:
-        """Serve while the block runs."""
-        thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield self
-        finally:
-            self._http.shutdown()
-            self._http.server_close()
-            thread.join()
+        super().__init__(Handler)
 
 
 def content(body: bytes, *, length: int | None = None) -> Answer:
