@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve().parent
 TARGET = HERE.parent / "docs/benchmarks.md"
 TABLES = {
     "features": "Extraction beside the bare model and the way of the article",
+    "thumbnails": "Thumbnails made while extracting",
     "memory": "Memory while extracting",
     "store": "The feature store beside plain GridFS",
     "codecs": "Codecs on real features",

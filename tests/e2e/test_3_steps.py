@@ -68,6 +68,7 @@ def test_a_session_whose_features_are_stored_holds_no_gpu(stack, team, digits, s
     log = stack.kubectl("logs", "-n", team, pod["metadata"]["name"])
     assert "no image is read and no base model built" in log
     assert log.index("Accuracy") < log.index("Building ResNet50")
+    assert "worst_mistakes.png" in {artifact["name"] for artifact in status["artifacts"]}, "from stored thumbnails"
 
 
 def test_a_damaged_shard_brings_the_gpu_back(stack, team, digits, stored):
@@ -127,5 +128,5 @@ def test_two_workers_extract_together_and_each_image_is_computed_once(stack, tea
         assert sum(shard["images"] for shard in shards) == sum(
             status["samples"][part] for part in ("train", "validation")
         )
-        files = found["features.files"].count_documents({"filename": re.compile(f"^{status['features']['key']}/\\d")})
+        files = found["features.files"].count_documents({"filename": re.compile(f"^{status['features']['key']}/\\d+$")})
         assert files == len(shards)

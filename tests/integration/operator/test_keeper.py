@@ -85,7 +85,7 @@ def test_without_a_quota_nothing_is_evicted_but_orphans_and_interrupted_eviction
     store_file(database, "checkpoints", 1000, OLD)
     world.keeper(FEATURES_QUOTA_PER_NAMESPACE="").round()
     assert sets(database) == {key_of("kept")}
-    assert database["features.files"].count_documents({}) == 5
+    assert database["features.files"].count_documents({}) == 6
     assert database["checkpoints.files"].count_documents({}) == 0
 
 
