@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import plan
-from .resource import Json, Session
+from .resource import DeviceClaim, Json, Session
 from .settings import Settings
 
 CA_KEY = "ca.crt"
@@ -61,13 +61,15 @@ def pod_spec(session: Session, settings: Settings, step: plan.Step) -> Json:
     if session.scheduling.service_account_name:
         # Its identity in a cloud; still without a token for the API server.
         spec["serviceAccountName"] = session.scheduling.service_account_name
-    if session.resources.claims and plan.device(session, step) == "GPU":
-        spec["resourceClaims"] = [
-            {"name": claim.name, "resourceClaimTemplateName": claim.template} for claim in session.resources.claims
-        ]
+    if claims := _claims(session, step):
+        spec["resourceClaims"] = [{"name": one.name, "resourceClaimTemplateName": one.template} for one in claims]
     if session.scheduling.priority_class_name:
         spec["priorityClassName"] = session.scheduling.priority_class_name
     return spec
+
+
+def _claims(session: Session, step: plan.Step) -> tuple[DeviceClaim, ...]:
+    return session.resources.claims if plan.device(session, step) == "GPU" else ()
 
 
 def _tolerations(session: Session, settings: Settings, step: plan.Step) -> list[Json]:
@@ -115,8 +117,9 @@ def _container(session: Session, settings: Settings, step: plan.Step) -> Json:
     elif session.resources.gpus:
         amounts[session.resources.gpu_resource_name] = str(session.resources.gpus)
     resources: Json = {"limits": amounts, "requests": dict(amounts)}
-    if session.resources.claims and plan.device(session, step) == "GPU":
-        resources["claims"] = [{"name": claim.name} for claim in session.resources.claims]
+    claims = _claims(session, step)
+    if claims:
+        resources["claims"] = [{"name": one.name} for one in claims]
     mounts = [
         {"name": "session", "mountPath": SESSION_FOLDER, "readOnly": True},
         {"name": "mongodb", "mountPath": MONGODB_FOLDER, "readOnly": True},
