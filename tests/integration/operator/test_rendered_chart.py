@@ -66,4 +66,5 @@ def test_every_rendered_object_is_taken(api, paths, repo: Path, tools: Path, val
             pytest.fail(f"{kind} {metadata['name']}: {json.loads(refused.body)['message']}")
         taken.append(kind)
     assert {"Deployment", "StatefulSet", "ValidatingAdmissionPolicy", "NetworkPolicy", "ClusterRole"} <= set(taken)
-    assert taken.count("NetworkPolicy") == (4 if values else 2)
+    assert taken.count("NetworkPolicy") == (5 if values else 2)
+    assert taken.count("CronJob") == (2 if values else 0)
