@@ -14,6 +14,8 @@ from real_cluster import condition
 RELEASE = "trainingsession"
 BACKUPS = ("--set", "backup.enabled=true", "--set", "backup.persistence.size=1Gi", "--set", "storage.intervalMinutes=1")
 
+QUICK = {"dataset": {"subset": 0.25}, "training": {"epochs": 2}, "resources": {"cpu": "700m"}}
+
 
 @pytest.fixture
 def backed_up(stack):
@@ -42,7 +44,9 @@ def model_of(stack, namespace, name):
 
 def wake(stack, namespace, digits):
     """Have the operator look at the storage soon: a deletion that it sees does."""
-    stack.apply(digits("short", runPolicy={"suspend": True}), namespace=namespace)
+    short = digits("short")
+    short["spec"]["suspend"] = True
+    stack.apply(short, namespace=namespace)
     stack.kubectl("delete", "ts", "short", "-n", namespace)
 
 
@@ -55,14 +59,14 @@ def test_sessions_survive_the_loss_of_mongodb_s_volume(backed_up, digits):
     page = (stack.repo / "docs/backup.md").read_text()
     teams = [stack.namespace("e2e-backup-a"), stack.namespace("e2e-backup-b")]
     for team in teams:
-        stack.apply(digits("digits", training={"epochs": 2}), namespace=team)
+        stack.apply(digits("digits", **QUICK), namespace=team)
     before = {team: stack.wait_finished(team, "digits")["status"] for team in teams}
     assert {status["phase"] for status in before.values()} == {"Succeeded"}
 
     for command in commands(page, "create job backup-now"):
         said = stack.ok("bash", "-c", command)
-    assert "with the records of 2 sessions" in said
     (archive,) = set(re.findall(r"trainingsession-\w+\.zip", said))
+    assert "read back and found whole" in said
 
     for command in commands(page, "delete pvc data-trainingsession-mongodb-0"):
         stack.ok("bash", "-c", command)
@@ -75,13 +79,16 @@ def test_sessions_survive_the_loss_of_mongodb_s_volume(backed_up, digits):
 
     for command in commands(page, "create job restore-1"):
         said = stack.ok("bash", "-c", command)
-    assert f"restored {archive}: 2 databases" in said
+    assert f"restored {archive}: " in said
+    for team in teams:
+        # Other tests' databases are restored too.
+        assert re.search(rf"database trainings_{team}_\w+: [1-9]\d+ documents restored, \d+ were there already", said)
 
     # At once, before any status says so.
     for team in teams:
         (listed,) = (one for one in before[team]["artifacts"] if one["name"] == "model.keras")
         assert hashlib.sha256(model_of(stack, team, "digits")).hexdigest() == listed["sha256"]
-    stack.apply(digits("after", training={"epochs": 1, "seed": 5}), namespace=teams[0])
+    stack.apply(digits("after", **QUICK | {"training": {"epochs": 1, "seed": 5}}), namespace=teams[0])
     wake(stack, teams[1], digits)
     for team in teams:
         stack.wait_for(
@@ -103,7 +110,7 @@ def test_sessions_survive_the_loss_of_mongodb_s_volume(backed_up, digits):
     stack.ok("bash", "-c", pipeline)
     stack.kubectl("wait", "-n", RELEASE, "job/restore-2", "--for=condition=Complete", "--timeout=60s")
     said = stack.kubectl("logs", "-n", RELEASE, "job/restore-2")
-    assert re.search(rf"restored {archive}: 2 databases, \d+ documents, \d+ were there already", said)
+    assert re.search(rf"restored {archive}: \d+ databases, \d+ documents, [1-9]\d* were there already", said)
     for team in teams:
         assert stack.session(team, "digits")["status"]["phase"] == "Succeeded"
         stack.delete_namespace(team)
