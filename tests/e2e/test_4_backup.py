@@ -14,6 +14,8 @@ from real_cluster import condition
 RELEASE = "trainingsession"
 BACKUPS = ("--set", "backup.enabled=true", "--set", "backup.persistence.size=1Gi", "--set", "storage.intervalMinutes=1")
 
+QUICK = {"baseModel": {"inputSize": [32, 32]}, "resources": {"cpu": "700m"}}
+
 
 @pytest.fixture
 def backed_up(stack):
@@ -42,7 +44,9 @@ def model_of(stack, namespace, name):
 
 def wake(stack, namespace, digits):
     """Have the operator look at the storage soon: a deletion that it sees does."""
-    stack.apply(digits("short", runPolicy={"suspend": True}), namespace=namespace)
+    short = digits("short")
+    short["spec"]["suspend"] = True
+    stack.apply(short, namespace=namespace)
     stack.kubectl("delete", "ts", "short", "-n", namespace)
 
 
@@ -51,60 +55,56 @@ def reason(stack, namespace, name):
 
 
 def test_sessions_survive_the_loss_of_mongodb_s_volume(backed_up, digits):
-    stack = backed_up
+    stack, names = backed_up, ("one", "two")
     page = (stack.repo / "docs/backup.md").read_text()
-    teams = [stack.namespace("e2e-backup-a"), stack.namespace("e2e-backup-b")]
-    for team in teams:
-        stack.apply(digits("digits", training={"epochs": 2}), namespace=team)
-    before = {team: stack.wait_finished(team, "digits")["status"] for team in teams}
+    team = stack.namespace("e2e-backup")
+    stack.apply(*(digits(name, **QUICK, training={"epochs": 2, "seed": len(name)}) for name in names), namespace=team)
+    before = {name: stack.wait_finished(team, name)["status"] for name in names}
     assert {status["phase"] for status in before.values()} == {"Succeeded"}
 
     for command in commands(page, "create job backup-now"):
         said = stack.ok("bash", "-c", command)
-    assert "with the records of 2 sessions" in said
     (archive,) = set(re.findall(r"trainingsession-\w+\.zip", said))
+    assert "read back and found whole" in said
 
     for command in commands(page, "delete pvc data-trainingsession-mongodb-0"):
         stack.ok("bash", "-c", command)
-    wake(stack, teams[0], digits)
-    for team in teams:
+    wake(stack, team, digits)
+    for name in names:
         stack.wait_for(
-            "the loss is in the status", lambda team=team: reason(stack, team, "digits") == "ArtifactsMissing", 150
+            "the loss is in the status", lambda name=name: reason(stack, team, name) == "ArtifactsMissing", 180
         )
-        assert stack.session(team, "digits")["status"]["accuracy"] == before[team]["accuracy"]
+        assert stack.session(team, name)["status"]["accuracy"] == before[name]["accuracy"]
 
     for command in commands(page, "create job restore-1"):
         said = stack.ok("bash", "-c", command)
-    assert f"restored {archive}: 2 databases" in said
+    assert f"restored {archive}: " in said
+    # Other tests' databases are restored too.
+    assert re.search(rf"database trainings_{team}_\w+: [1-9]\d+ documents restored, \d+ were there already", said)
 
     # At once, before any status says so.
-    for team in teams:
-        (listed,) = (one for one in before[team]["artifacts"] if one["name"] == "model.keras")
-        assert hashlib.sha256(model_of(stack, team, "digits")).hexdigest() == listed["sha256"]
-    stack.apply(digits("after", training={"epochs": 1, "seed": 5}), namespace=teams[0])
-    wake(stack, teams[1], digits)
-    for team in teams:
+    for name in names:
+        (listed,) = (one for one in before[name]["artifacts"] if one["name"] == "model.keras")
+        assert hashlib.sha256(model_of(stack, team, name)).hexdigest() == listed["sha256"]
+    stack.apply(digits("after", **QUICK, training={"epochs": 1, "seed": 5}), namespace=team)
+    wake(stack, team, digits)
+    kept = ("phase", "accuracy", "artifacts", "metrics")
+    for name in names:
         stack.wait_for(
             "the status is true again",
-            lambda team=team: stack.session(team, "digits")["status"]["phase"] == "Succeeded",
-            150,
-        )
-        after = stack.session(team, "digits")["status"]
-        assert {key: after[key] for key in ("accuracy", "artifacts", "metrics")} == {
-            key: before[team][key] for key in ("accuracy", "artifacts", "metrics")
-        }
-    after = stack.wait_finished(teams[0], "after")["status"]
+            lambda name=name: stack.session(team, name)["status"]["phase"] == "Succeeded", 180,
+        )  # fmt: skip
+        status = stack.session(team, name)["status"]
+        assert {key: status[key] for key in kept} == {key: before[name][key] for key in kept}
+    after = stack.wait_finished(team, "after")["status"]
     assert after["phase"] == "Succeeded"
     assert after["features"]["computed"] > 0, "features were not backed up"
 
-    # One archive by its name, all of it there already; and a name that is not there.
+    # The same archive by its name: all of it is there already.
     (pipeline,) = commands(page, "kubectl set env --local")
-    pipeline = re.sub(r"ARCHIVE=\S+", f"ARCHIVE={archive}", pipeline)
-    stack.ok("bash", "-c", pipeline)
+    stack.ok("bash", "-c", re.sub(r"ARCHIVE=\S+", f"ARCHIVE={archive}", pipeline))
     stack.kubectl("wait", "-n", RELEASE, "job/restore-2", "--for=condition=Complete", "--timeout=60s")
     said = stack.kubectl("logs", "-n", RELEASE, "job/restore-2")
-    assert re.search(rf"restored {archive}: 2 databases, \d+ documents, \d+ were there already", said)
-    for team in teams:
-        assert stack.session(team, "digits")["status"]["phase"] == "Succeeded"
-        stack.delete_namespace(team)
+    assert re.search(rf"restored {archive}: \d+ databases, \d+ documents, [1-9]\d* were there already", said)
     stack.kubectl("delete", "-n", RELEASE, "job/backup-now", "job/restore-1", "job/restore-2")
+    stack.delete_namespace(team)

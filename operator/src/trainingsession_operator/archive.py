@@ -80,15 +80,15 @@ class Archive:
     def __init__(self, file: IO[bytes]) -> None:
         try:
             self._zip = zipfile.ZipFile(file)
-            manifest = json.loads(self._zip.read(MANIFEST))
-        except (zipfile.BadZipFile, KeyError, ValueError) as error:
+            manifest: Json = dict(json.loads(self._zip.read(MANIFEST)))
+        except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
             raise ArchiveError(f"it is not a whole archive of a backup ({_words(error)})") from error
         if manifest.get("format") != FORMAT:
             raise ArchiveError(
                 f"its format is {manifest.get('format')}, and this operator reads {FORMAT}; "
                 "restore it with the version of TrainingSession that made it"
             )
-        self.manifest: Json = manifest
+        self.manifest = manifest
         self.parts: list[int] = [int(part) for part in manifest["parts"]]
         self._names = set(self._zip.namelist())
 

@@ -68,6 +68,7 @@ class Dump:
     short_seconds: float = SHORT_SECONDS
     between: Callable[[], None] = lambda: None
     """Called between the rounds over files and the moment, for tests."""
+    _buckets: dict[tuple[str, str], _Bucket] = field(default_factory=dict, init=False)
 
     def run(self) -> Json:
         """Fill the archive, and return its manifest; raises StorageUnavailableError."""
@@ -99,7 +100,6 @@ class Dump:
         )
 
     def _contents(self) -> list[int]:
-        self._buckets: dict[tuple[str, str], _Bucket] = {}
         for part in range(1, MOST_ROUNDS + 1):
             began = time.monotonic()
             for bucket in self._found_buckets():

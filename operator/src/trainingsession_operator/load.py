@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 from bson import json_util
@@ -40,7 +40,6 @@ class Loaded:
 
     written: int = 0
     present: int = 0
-    failed_indexes: list[str] = field(default_factory=list)
 
 
 def load(client: MongoClient[Document], archive: Archive, only: str = "") -> dict[str, Loaded]:
@@ -62,7 +61,7 @@ def load(client: MongoClient[Document], archive: Archive, only: str = "") -> dic
 def _load_database(client: MongoClient[Document], archive: Archive, name: str) -> Loaded:
     done, moment = Loaded(), archive.parts[-1]
     for collection in archive.collections(moment, name):
-        _make_indexes(client[name][collection], archive.metadata(moment, name, collection), done)
+        _make_indexes(client[name][collection], archive.metadata(moment, name, collection))
     for part in archive.parts:
         for collection in sorted(archive.collections(part, name), key=_order):
             _load_collection(client[name][collection], archive.documents(part, name, collection), done)
@@ -117,7 +116,7 @@ def _batches(documents: Iterable[bytes]) -> Iterator[Sequence[bytes]]:
         yield batch
 
 
-def _make_indexes(collection: Collection[Document], text: str, done: Loaded) -> None:
+def _make_indexes(collection: Collection[Document], text: str) -> None:
     try:
         indexes: list[dict[str, Any]] = json_util.loads(text).get("indexes", [])
     except (ValueError, TypeError, AttributeError) as error:
@@ -131,4 +130,3 @@ def _make_indexes(collection: Collection[Document], text: str, done: Loaded) -> 
         except OperationFailure as error:
             # A namespace may have indexed its own collections in any way.
             log.warning("index %s of %s was not made: %s", index.get("name"), collection.full_name, driver_words(error))
-            done.failed_indexes.append(str(index.get("name")))

@@ -1,4 +1,4 @@
-"""Where backups go: a real S3 server (moto) with the client of the operator's image, and a folder that fails."""
+"""Where backups go: a server that speaks S3 (moto, which takes any signature), and a folder that fails."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
+from botocore.credentials import ReadOnlyCredentials
 from moto.server import ThreadedMotoServer
 
 from trainingsession_operator import places
+from trainingsession_operator import s3 as s3_module
 from trainingsession_operator.archives import Archives
 from trainingsession_operator.backup import make, restore
 from trainingsession_operator.errors import StartError, StorageUnavailableError
 from trainingsession_operator.places import Bucket, Folder, PlaceError
+from trainingsession_operator.s3 import Credentials, role_credentials, signed
 
 NOW = datetime(2026, 11, 26, 2, 30, tzinfo=UTC)
 
@@ -102,8 +107,75 @@ def test_a_bucket_that_does_not_do_it_is_a_sentence_with_its_own_code_and_no_key
     assert "hidden" not in str(refused.value)
     with pytest.raises(PlaceError, match=r"cannot take a.zip: NoSuchBucket"):
         Archives(bucket(s3, secret, "s3://nobody")).store("a.zip", lambda out: out.write(b"x"))
-    with pytest.raises(PlaceError, match=r"cannot give missing: .*404 Not Found"):
+    with pytest.raises(PlaceError, match=r"cannot give missing: HTTP status 404"):
         bucket(s3, secret).read("missing")
+
+
+def test_a_cut_off_upload_leaves_no_pieces(s3, secret, monkeypatch):
+    monkeypatch.setattr(places, "UPLOAD_BYTES", 5 << 20)
+
+    def write(out: Any) -> None:
+        out.write(bytes(11_000_000))
+        raise StorageUnavailableError("MongoDB could not be read")
+
+    with pytest.raises(StorageUnavailableError):
+        Archives(bucket(s3, secret)).store("trainingsession-20261126T023000Z.zip", write)
+    assert "Uploads" not in s3[1].list_multipart_uploads(Bucket="backups")
+
+
+def test_reading_goes_on_after_a_cut_connection(s3, secret):
+    content = os.urandom(9_000_000)
+    s3[1].put_object(Bucket="backups", Key="team/a/content", Body=content)
+    with bucket(s3, secret).read("content") as file:
+        found = file.read(3_000_000)
+        file.raw._answer.close()
+        assert found + file.read() == content
+        assert file.seek(-10, os.SEEK_END) == len(content) - 10
+        assert file.read(100) == content[-10:]
+
+
+def test_more_objects_than_one_answer_holds_are_listed(s3, secret, monkeypatch):
+    monkeypatch.setattr(s3_module, "PAGE", 10)
+    names = {f"n {number:02}&<.zip" for number in range(33)}
+    for name in names:
+        s3[1].put_object(Bucket="backups", Key=f"many/{name}", Body=b"")
+    assert set(bucket(s3, secret, "s3://backups/many").names()) == names
+
+
+def test_the_role_of_the_service_account_gives_credentials(s3, tmp_path, monkeypatch):
+    (tmp_path / "token").write_text("a.token.of-the-cluster")
+    role = {"AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/backup", "AWS_REGION": "eu-central-1",
+            "AWS_WEB_IDENTITY_TOKEN_FILE": str(tmp_path / "token"), "AWS_ENDPOINT_URL_STS": s3[0]}  # fmt: skip
+    for name, value in role.items():
+        monkeypatch.setenv(name, value)
+    credentials = role_credentials(role)
+    assert credentials().token
+    assert credentials().until > datetime.now(UTC) + timedelta(minutes=30)
+    assert credentials() is credentials(), "kept until shortly before its end"
+    by_role = Bucket("s3://backups/role", endpoint=s3[0])
+    Archives(by_role).store("a.zip", lambda out: out.write(b"content"))
+    assert by_role.read("a.zip").read() == b"content"
+
+
+def test_without_a_secret_and_a_role_it_is_a_sentence(monkeypatch):
+    monkeypatch.delenv("AWS_ROLE_ARN", raising=False)
+    with pytest.raises(PlaceError, match="name a Secret, or give the service account a role"):
+        Bucket("s3://backups")
+
+
+@pytest.mark.parametrize("token", ["", "session-token"])
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/team%20a/%C3%BC%26.zip", "/a?list-type=2&prefix=team%2Fa", "/a?partNumber=1&uploadId=x%2By", "/a?uploads="],
+)
+def test_requests_are_signed_as_amazon_s_own_client_signs_them(path, token):
+    url, digest = f"https://backups.s3.eu-central-1.amazonaws.com{path}", hashlib.sha256(b"body").hexdigest()
+    request = AWSRequest("PUT", url, headers={"range": "bytes=5-"}, data=b"body")
+    S3SigV4Auth(ReadOnlyCredentials("AKIDEXAMPLE", "secret", token or None), "s3", "eu-central-1").add_auth(request)
+    now = datetime.strptime(request.headers["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    ours = Credentials("AKIDEXAMPLE", "secret", token)
+    found = signed("PUT", url, {"range": "bytes=5-"}, digest, ours, "eu-central-1", now)
+    assert found["authorization"] == request.headers["Authorization"]
 
 
 @pytest.mark.parametrize("url", ["https://backups", "s3://", "s3:///a", "s3://Upper"])

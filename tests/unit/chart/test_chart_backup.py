@@ -38,6 +38,11 @@ def test_nothing_of_it_is_there_unless_it_is_switched_on(render):
     assert "backup" not in " ".join(render().names())
 
 
+def test_values_of_a_release_that_knew_no_backups_still_render(render):
+    rendered = render({"backup": None, "monitoring": {"prometheusRule": {"enabled": True}}})
+    assert not rendered.kind("CronJob")
+
+
 @EVERY
 def test_the_pods_mount_what_they_have_and_hold_no_token_and_no_right(render, values):
     rendered = render(values)
