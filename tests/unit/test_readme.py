@@ -12,6 +12,7 @@ DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
+    "docs/README.md",
     "docs/architecture.md",
     "docs/artifacts.md",
     "docs/compatibility.md",
@@ -74,3 +75,8 @@ def test_the_trainers_commands_are_ones_that_it_takes_with_files_that_are_there(
     for command in [*(command[1:] for command in found), *(shlex.split(line) for line in table)]:
         options = command_line().parse_args(command)
         assert str(getattr(options, "file", "FILE")) == "FILE" or (repo / options.file).is_file()
+
+
+def test_the_list_of_documents_names_every_one(repo):
+    listed = set(re.findall(r"\]\(([^)/]+[.]md)\)", (repo / "docs/README.md").read_text()))
+    assert listed == {path.name for path in (repo / "docs").glob("*.md")} - {"README.md"}
