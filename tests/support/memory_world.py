@@ -15,7 +15,7 @@ from typing import Any
 
 import builders
 from builders import NAMESPACE
-from trainingsession_operator import ends
+from trainingsession_operator import ends, record_view
 from trainingsession_operator.errors import ApiError, ConflictError, StorageUnavailableError
 from trainingsession_operator.jobs import ENDED_ANNOTATION, FATAL_EXIT_CODES, PATIENT_EXIT_CODES
 from trainingsession_operator.readable import status_in
@@ -159,7 +159,8 @@ class MemoryRecords:
 
     def has_ended(self, session: Session) -> bool:
         self._ask()
-        return "ended" in self.documents.get(session.uid, {})
+        noted = record_view.ended(self.documents.get(session.uid, {}))
+        return noted is not None and noted == session.status.get("phase")
 
     def count_lost_job(self, session: Session) -> None:
         self._ask()

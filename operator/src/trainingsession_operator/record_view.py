@@ -194,6 +194,11 @@ def phase(record: Mapping[str, Any]) -> str | None:
     return PHASES.get(str(record.get("phase")))
 
 
+def ended(record: Mapping[str, Any]) -> str | None:
+    """Give the phase of the end that was noted; None where none was."""
+    return text(_mapping(record.get("ended")).get("phase"), 32)
+
+
 def extracted(record: Mapping[str, Any]) -> bool:
     """Whether the task extract has stored every feature that the session needs."""
     return record.get("extracted") is True

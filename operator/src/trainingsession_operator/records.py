@@ -153,7 +153,7 @@ class Records:
             sessions.update_one(mine, [stage])
 
     def has_ended(self, session: Session) -> bool:
-        """Whether the session's end was noted, or its record is of an older operator, which did not note ends."""
+        """Whether the end that its status tells was noted, or its record is of an operator that did not note ends."""
         uid = self._cluster.namespace_uid(session.namespace)
         if uid is None:
             # It goes with its namespace.
@@ -164,7 +164,10 @@ class Records:
             found = sessions.find_one({"_id": session.uid}, {"ended": 1, "recordVersion": 1})
         if found is None:
             return False
-        return "ended" in found or (record_view.whole(found.get("recordVersion")) or 0) < RECORD_VERSION
+        # Another end may have been noted, whose status was refused.
+        noted = record_view.ended(found)
+        is_this = noted is not None and noted == session.status.get("phase")
+        return is_this or (record_view.whole(found.get("recordVersion")) or 0) < RECORD_VERSION
 
     def count_lost_job(self, session: Session) -> None:
         """Note that the session's Job vanished and was made again."""

@@ -229,6 +229,20 @@ def test_a_true_end_is_left_alone_when_mongodb_came_back_empty_or_older(world, r
     assert world.session(NAME) == before
 
 
+def test_an_end_by_hand_is_overwritten_also_where_another_one_was_noted(world):
+    world.create(NAME)
+    operator, key = world.operator(), (world.namespace, NAME)
+    operator.look(key)
+    world.end_job("Failed")
+    killer = Killer(at=2)
+    with pytest.raises(Killed):
+        world.operator(killer).look(key)
+    assert killer.writes == ["prepare", "note_end"]
+    pretend(world)
+    world.operator().look(key)
+    assert (phase(world), why(world, "Failed")) == ("Failed", ("True", "BackoffLimitExceeded"))
+
+
 def test_a_copied_end_is_none_while_the_job_is_at_work(world):
     world.create("true")
     operator, key = world.operator(), (world.namespace, NAME)

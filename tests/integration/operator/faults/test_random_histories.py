@@ -5,9 +5,11 @@ Thousands are lived in memory as well; these few are here because memory is no A
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
 import uuid
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 
@@ -18,6 +20,7 @@ from operator_lane import Lane
 from trainingsession_operator.status import is_finished
 
 LANES = 2
+PROCESSORS = os.cpu_count() or 1
 IN_MEMORY = range(1_500, 10_000)
 """The unit tests live those before."""
 SEEDS = range(16)
@@ -143,4 +146,7 @@ def test_every_history_comes_to_a_true_end_with_one_job(lanes):
 
 
 def test_thousands_of_histories_in_memory_come_to_a_true_end_with_one_job_at_a_time():
-    assert live_all(IN_MEMORY) == {*STEPS_BY_WEIGHT, "settle"}
+    parts = [IN_MEMORY[index::PROCESSORS] for index in range(PROCESSORS)]
+    # Begun anew and not forked: threads run here.
+    with ProcessPoolExecutor(PROCESSORS, multiprocessing.get_context("spawn")) as pool:
+        assert set().union(*pool.map(live_all, parts)) == {*STEPS_BY_WEIGHT, "settle"}
