@@ -88,7 +88,8 @@ def test_damaged_features_are_computed_again(case, damage):
     assert "Shard 1 of the train features is damaged; it has to be computed again" in case.out.getvalue()
     assert case.prepare().summary.computed == 0
     shards = list(case.database.feature_shards.find())
-    assert case.database["features.files"].count_documents({}) == len(shards) + 2  # two manifests, no orphan
+    # Each shard with its thumbnails, two manifests, no orphan.
+    assert case.database["features.files"].count_documents({}) == 2 * len(shards) + 2
 
 
 def test_two_sessions_at_once_compute_each_shard_once(case):
@@ -232,10 +233,10 @@ def test_wide_values_are_stored_wide(case):
 def test_a_shard_that_cannot_be_stored_ends_the_session_and_gives_back_every_lease(case, monkeypatch):
     finish = feature_store.FeatureStore.finish
 
-    def full(self, found, index, features, facts):
+    def full(self, found, index, features, facts, thumbnails):
         if index == 1:
             raise StorageError("Could not store features (No space left on device); free or enlarge its disk.")
-        return finish(self, found, index, features, facts)
+        return finish(self, found, index, features, facts, thumbnails)
 
     with monkeypatch.context() as patched:
         patched.setattr(feature_store.FeatureStore, "finish", full)
