@@ -132,9 +132,13 @@ def role_credentials(environment: Mapping[str, str] = os.environ) -> Callable[[]
     def current() -> Credentials:
         if held and held[0].until is not None and datetime.now(UTC) < held[0].until - RENEW:
             return held[0]
+        try:
+            token = Path(file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise S3Error(f"the token of the service account cannot be read: {error.strerror}") from error
         fields = {
             "Action": "AssumeRoleWithWebIdentity", "Version": "2011-06-15", "RoleArn": role,
-            "RoleSessionName": "trainingsession-backup", "WebIdentityToken": Path(file).read_text().strip(),
+            "RoleSessionName": "trainingsession-backup", "WebIdentityToken": token,
         }  # fmt: skip
         try:
             pool = urllib3.PoolManager(timeout=TIMEOUT, retries=TRIES)

@@ -11,12 +11,14 @@ from typing import Any
 
 import boto3
 import pytest
+import urllib3
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import ReadOnlyCredentials
 from moto.server import ThreadedMotoServer
 
+from real_mongod import free_port
 from trainingsession_operator import places
 from trainingsession_operator import s3 as s3_module
 from trainingsession_operator.archives import Archives
@@ -155,6 +157,17 @@ def test_the_role_of_the_service_account_gives_credentials(s3, tmp_path, monkeyp
     by_role = Bucket("s3://backups/role", endpoint=s3[0])
     Archives(by_role).store("a.zip", lambda out: out.write(b"content"))
     assert by_role.read("a.zip").read() == b"content"
+
+
+def test_a_server_that_does_not_answer_and_a_token_that_is_missing_are_sentences(secret, tmp_path, monkeypatch):
+    monkeypatch.setattr(s3_module, "TRIES", urllib3.Retry(0))
+    away = Bucket("s3://backups", endpoint=f"http://127.0.0.1:{free_port()}", secret=secret)
+    with pytest.raises(PlaceError, match=r"s3://backups cannot be listed: .*Connection refused; check backup\.s3"):
+        away.names()
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::1:role/backup")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "nowhere"))
+    with pytest.raises(PlaceError, match="the token of the service account cannot be read: No such file"):
+        Bucket("s3://backups", endpoint="http://127.0.0.1:1").names()
 
 
 def test_without_a_secret_and_a_role_it_is_a_sentence(monkeypatch):
