@@ -1,15 +1,11 @@
-"""A git server, and sessions with modules that share one database."""
+"""A git server, and pods of sessions with modules."""
 
 from __future__ import annotations
-
-import uuid
 
 import pytest
 
 from git_server import GitServer
 from trainer_pod import Pod
-from trainingsession_trainer.mongodb import connect
-from trainingsession_trainer.records import create_record
 
 
 @pytest.fixture(scope="session")
@@ -19,15 +15,7 @@ def git(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def storage(mongod):
-    found = connect(mongod.uri, f"modules_{uuid.uuid4().hex[:12]}")
-    yield found
-    found.client.drop_database(found.name)
-    found.client.close()
-
-
-@pytest.fixture(scope="session")
-def make_pod(storage, mongod, tmp_path_factory):
+def make_pod(make_pod):
     def make(module, name="own", **blocks) -> Pod:
         spec = {
             "dataset": {"name": "digits", "subset": 0.2},
@@ -37,13 +25,6 @@ def make_pod(storage, mongod, tmp_path_factory):
             "module": module,
             **blocks,
         }
-        pod = Pod(tmp_path_factory.mktemp("pod"), mongod.uri, storage.name, spec, name)
-        create_record(storage, pod.uid, "team-a", name)
-        return pod
+        return make_pod(spec, name)
 
     return make
-
-
-@pytest.fixture
-def record_of(storage):
-    return lambda pod: storage["sessions"].find_one({"_id": pod.uid})

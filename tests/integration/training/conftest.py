@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from pymongo.database import Database
 
-from trainer_pod import Pod
 from trainingsession_trainer.batches import LabelledFeatures
 from trainingsession_trainer.checkpoints import Checkpoints
 from trainingsession_trainer.config import parse_spec
@@ -30,12 +30,12 @@ def database(mongod) -> Iterator[Database[dict[str, Any]]]:
     found.client.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def reporter() -> Reporter:
     return Reporter(io.StringIO())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_features():
     """Features [n, *shape] of which every third channel grows with the label; float16 as they are stored."""
 
@@ -49,7 +49,7 @@ def make_features():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_spec():
     """A valid spec with some blocks replaced."""
 
@@ -64,37 +64,25 @@ def make_spec():
 @pytest.fixture
 def new_checkpoints(database, reporter):
     """Checkpoints of a session that is new, unless its `uid` was there before; another attempt each time."""
-
-    def make(uid: str | None = None, binding: dict[str, str] | None = None, **settings: Any) -> Checkpoints:
-        uid = uid or uuid.uuid4().hex
-        create_record(database, uid, "team-a", "digits")
-        record = SessionRecord(database, uid, uuid.uuid4().hex)
-        record.claim({})
-        bound = {"session": uid, **(binding or {})}
-        return Checkpoints(database, record, bound, reporter, lambda: False, **settings)
-
-    return make
+    return partial(_checkpoints, database, reporter)
 
 
-@pytest.fixture(scope="module")
-def storage(mongod):
-    """One database for the module, so that sessions find each other's features."""
-    found = connect(mongod.uri, f"sessions_{uuid.uuid4().hex[:12]}")
-    yield found
-    found.client.drop_database(found.name)
-    found.client.close()
+@pytest.fixture(scope="session")
+def kept_checkpoints(storage, reporter):
+    """The same in the database of all sessions, for what a module trains once."""
+    return partial(_checkpoints, storage, reporter)
 
 
-@pytest.fixture(scope="module")
-def make_pod(storage, mongod, tmp_path_factory):
-    def make(spec: Any, name: str = "quick") -> Pod:
-        pod = Pod(tmp_path_factory.mktemp("pod"), mongod.uri, storage.name, spec, name)
-        create_record(storage, pod.uid, "team-a", name)
-        return pod
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def record_of(storage):
-    return lambda pod: storage["sessions"].find_one({"_id": pod.uid})
+def _checkpoints(
+    database: Database[dict[str, Any]],
+    reporter: Reporter,
+    uid: str | None = None,
+    binding: dict[str, str] | None = None,
+    **settings: Any,
+) -> Checkpoints:
+    uid = uid or uuid.uuid4().hex
+    create_record(database, uid, "team-a", "trained")
+    record = SessionRecord(database, uid, uuid.uuid4().hex)
+    record.claim({})
+    bound = {"session": uid, **(binding or {})}
+    return Checkpoints(database, record, bound, reporter, lambda: False, **settings)

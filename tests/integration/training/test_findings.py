@@ -30,24 +30,31 @@ def no_stop():
     return lambda: False
 
 
-@pytest.fixture
-def subject(make_features, make_spec, new_checkpoints, reporter, no_stop, tmp_path: Path) -> Subject:
+@pytest.fixture(scope="module")
+def trained(make_features, make_spec, kept_checkpoints, reporter, no_stop) -> SimpleNamespace:
+    """A head that is trained once."""
     parts = {"train": make_features(300), "validation": make_features(60, seed=1), "test": make_features(100, seed=2)}
     spec = make_spec(training={"epochs": 2})
     keras.utils.set_random_seed(0)
     head = build_head(spec.head, (2, 2, 9), 3, standardize_from(parts["train"]))
     history = fit_head(
         head, spec.training, parts["train"], parts["validation"], class_names="abc",
-        checkpoints=new_checkpoints(), reporter=reporter, stop=no_stop,
+        checkpoints=kept_checkpoints(), reporter=reporter, stop=no_stop,
     )  # fmt: skip
+    return SimpleNamespace(parts=parts, spec=spec, head=head, history=history)
+
+
+@pytest.fixture
+def subject(trained, tmp_path: Path) -> Subject:
+    parts, head = trained.parts, trained.head
     probabilities = room_for_probabilities(tmp_path, EXPORTS, 100, 3)
-    evaluation = evaluate(head, spec.training, parts["test"], probabilities=probabilities)
+    evaluation = evaluate(head, trained.spec.training, parts["test"], probabilities=probabilities)
     digests = {name: [bytes([number]) * 32 for number in range(256)][: len(part)] for name, part in parts.items()}
     digests["train"] = [number.to_bytes(32, "big") for number in range(300)]
     random = np.random.default_rng(0)
     pictures = lambda part, rows: [random.integers(0, 255, (20, 30, 3), np.uint8) for _ in rows]  # noqa: E731
     prepared = SimpleNamespace(class_names=CLASSES, digests=digests, pictures=pictures, **parts)
-    return Subject("team-a/digits", prepared, Trained(head, history, evaluation, None, None), probabilities)
+    return Subject("team-a/digits", prepared, Trained(head, trained.history, evaluation, None, None), probabilities)
 
 
 def test_all_findings_are_written_and_only_those_asked_for(subject, no_stop, tmp_path) -> None:

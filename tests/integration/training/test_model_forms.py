@@ -42,9 +42,9 @@ def images() -> np.ndarray:
     return np.asarray(tf.image.resize(small, (40, 50), "bicubic")).clip(0, 255).astype(np.uint8)
 
 
-@pytest.fixture
-def mobile_net(make_spec, reporter, tmp_path: Path) -> keras.Model:
-    return build(make_spec, reporter, tmp_path, "MobileNet", 32, alpha=0.25)
+@pytest.fixture(scope="module")
+def mobile_net(make_spec, reporter, tmp_path_factory) -> keras.Model:
+    return build(make_spec, reporter, tmp_path_factory.mktemp("base"), "MobileNet", 32, alpha=0.25)
 
 
 def test_a_session_that_exports_no_onnx_does_not_import_it() -> None:
