@@ -57,7 +57,7 @@ containers:
     command: [python, -m, trainingsession_operator.backup, {{ if eq $.what "backup" }}make{{ else }}restore{{ end }}]
     args:
       {{- if $own }}
-      - --hosts={{ include "trainingsession.mongodb.host" $.root }}
+      - --hosts={{ include "trainingsession.mongodb.hosts" $.root }}
       - --replica-set={{ $.root.Values.mongodb.replicaSet }}
       - --credentials=/etc/trainingsession/mongodb-server
       {{- else }}

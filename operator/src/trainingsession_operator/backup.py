@@ -19,11 +19,12 @@ from typing import IO
 
 from .archive import Archive, ArchiveWriter, Json
 from .archives import Archives, new_name
+from .bucket import Bucket
 from .dump import Client, Dump
 from .errors import OperatorError, StartError
 from .load import load
 from .mongodb import check_uri, connect, server_uri, with_authorities
-from .places import Bucket, Folder
+from .places import Folder
 
 log = logging.getLogger("backup")
 

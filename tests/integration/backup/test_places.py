@@ -19,12 +19,13 @@ from botocore.credentials import ReadOnlyCredentials
 from moto.server import ThreadedMotoServer
 
 from real_mongod import free_port
-from trainingsession_operator import places
+from trainingsession_operator import bucket as bucket_module
 from trainingsession_operator import s3 as s3_module
 from trainingsession_operator.archives import Archives
 from trainingsession_operator.backup import make, restore
+from trainingsession_operator.bucket import Bucket
 from trainingsession_operator.errors import StartError, StorageUnavailableError
-from trainingsession_operator.places import Bucket, Folder, PlaceError
+from trainingsession_operator.places import Folder, PlaceError
 from trainingsession_operator.s3 import Credentials, role_credentials, signed
 
 NOW = datetime(2026, 11, 26, 2, 30, tzinfo=UTC)
@@ -65,7 +66,7 @@ def keys(s3: tuple[str, Any]) -> list[str]:
 
 
 def test_backups_go_to_a_bucket_in_pieces_and_come_back_from_it(s3, secret, source, target, database, monkeypatch):
-    monkeypatch.setattr(places, "UPLOAD_BYTES", 5 << 20)
+    monkeypatch.setattr(bucket_module, "UPLOAD_BYTES", 5 << 20)
     content = os.urandom(12_000_000)
     database["things"].insert_one({"_id": 1, "content": content})
     s3[1].put_object(Bucket="backups", Key="team/a/sub/folder.zip", Body=b"somebody else's")
@@ -114,7 +115,7 @@ def test_a_bucket_that_does_not_do_it_is_a_sentence_with_its_own_code_and_no_key
 
 
 def test_a_cut_off_upload_leaves_no_pieces(s3, secret, monkeypatch):
-    monkeypatch.setattr(places, "UPLOAD_BYTES", 5 << 20)
+    monkeypatch.setattr(bucket_module, "UPLOAD_BYTES", 5 << 20)
 
     def write(out: Any) -> None:
         out.write(bytes(11_000_000))
