@@ -64,7 +64,8 @@ def objects(run: Run, release: str, namespace: str) -> list[dict[str, Any]]:
 def test_an_earlier_release_is_upgraded_with_its_definition_and_a_second_upgrade_changes_nothing(run, package):
     run("helm", "install", "trainingsession", str(package), "-n", "home")
     before = json.loads(run("kubectl", "get", "crd", DEFINITION, "-o", "json").stdout)["metadata"]
-    upgrade = ("helm", "upgrade", "trainingsession", CHART, "-n", "home")
+    confined = ("--set", "networkPolicy.trainerNamespaces={team-a}")
+    upgrade = ("helm", "upgrade", "trainingsession", CHART, "-n", "home", *confined)
     run(*upgrade)
     after = json.loads(run("kubectl", "get", "crd", DEFINITION, "-o", "json").stdout)["metadata"]
     assert after["uid"] == before["uid"]
@@ -74,13 +75,13 @@ def test_an_earlier_release_is_upgraded_with_its_definition_and_a_second_upgrade
     assert objects(run, "trainingsession", "home") == first
 
     # As Argo CD compares what it rendered with what is there.
-    rendered = run("helm", "template", "trainingsession", CHART, "-n", "home", "--no-hooks").stdout
-    diff = ("kubectl", "diff", "--server-side", "--field-manager=argocd", "-n", "home", "-f", "-")
+    rendered = run("helm", "template", "trainingsession", CHART, "-n", "home", "--no-hooks", *confined).stdout
+    diff = ("kubectl", "diff", "--server-side", "--field-manager=argocd", "-f", "-")
     done = run(*diff, stdin=rendered, fails=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    apply = ("kubectl", "apply", "--server-side", "--field-manager=argocd", "-n", "home", "-f", "-")
+    apply = ("kubectl", "apply", "--server-side", "--field-manager=argocd", "-f", "-")
     run(*apply, stdin=rendered)
-    versions = ("kubectl", "get", "-n", "home", "-o", "jsonpath={.items[*].metadata.resourceVersion}", "-f", "-")
+    versions = ("kubectl", "get", "-o", "jsonpath={.items[*].metadata.resourceVersion}", "-f", "-")
     once = run(*versions, stdin=rendered).stdout
     run(*apply, stdin=rendered)
     assert run(*versions, stdin=rendered).stdout == once
