@@ -100,6 +100,13 @@ def session_when(stack, team, name, what, check, seconds=180):
     return stack.wait_for(what, there, seconds)
 
 
+def succeeds(stack, team, name):
+    """Wait until the session has succeeded."""
+    session = stack.wait_finished(team, name, 240)
+    assert session["status"]["phase"] == "Succeeded", condition(session, "Failed")
+    return session
+
+
 def running(session):
     return condition(session, "Running").get("status") == "True"
 
@@ -172,7 +179,7 @@ def test_a_session_waits_while_every_device_is_taken_or_unhealthy_and_runs_when_
 
     unhealthy.unlink()
     offers(stack, 1)
-    assert stack.wait_finished(team, "waiter", 240)["status"]["phase"] == "Succeeded"
+    succeeds(stack, team, "waiter")
 
 
 def test_a_claim_is_allocated_prepared_and_given_back(stack, team, digits, claimable):
@@ -188,7 +195,7 @@ def test_a_claim_is_allocated_prepared_and_given_back(stack, team, digits, claim
     stack.apply(digits("next", training={"epochs": 2}, resources=CLAIM, baseModel=BASE), namespace=team)
     session_when(stack, team, "next", "waiting for a device", waits("cannot allocate all claims"))
     stack.kubectl("delete", "ts", "claimer", "-n", team)
-    assert stack.wait_finished(team, "next", 240)["status"]["phase"] == "Succeeded"
+    succeeds(stack, team, "next")
     assert f"unprepared {team}/{claim['metadata']['name']}" in claimable.read_text()
 
 
@@ -205,7 +212,7 @@ def test_a_template_that_is_not_there_is_named(stack, team, digits, claimable):
 def test_with_features_that_are_stored_nothing_is_claimed(stack, team, digits, claimable):
     resources = {**CLAIM, "gpuWhenCached": "never"}
     stack.apply(digits("stored", training={"epochs": 2}, resources=resources, baseModel=BASE), namespace=team)
-    session = stack.wait_finished(team, "stored", 240)
-    assert (session["status"]["phase"], session["status"]["placement"]["device"]) == ("Succeeded", "CPU")
+    session = succeeds(stack, team, "stored")
+    assert session["status"]["placement"]["device"] == "CPU"
     (pod,) = pods(stack, team, session)
     assert "resourceClaims" not in pod["spec"]
