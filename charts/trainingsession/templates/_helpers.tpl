@@ -51,6 +51,7 @@ cluster.local. host is the first one, which initiates the set; ownHost is a pod'
 - name: POD_NAME
   valueFrom:
     fieldRef:
+      apiVersion: v1
       fieldPath: metadata.name
 {{- end -}}
 
