@@ -54,7 +54,7 @@ class UploadPack(UploadPackHandler):
 
 
 with tarfile.open("/repository/heads.tar.gz") as archive:
-    archive.extractall("/tmp/heads", filter="data")
+    archive.extractall("/tmp/heads")
 backend = DictBackend({"/heads": Repo("/tmp/heads")})
 make_server("0.0.0.0", 8080, make_wsgi_chain(backend, handlers={b"git-upload-pack": UploadPack})).serve_forever()
 """
