@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Classify pictures with saved_model.tar as TensorFlow Serving does: uint8 images in, probabilities and class name out.
 
-Needs tensorflow and pillow. Usage: classify_saved_model.py saved_model.tar picture.png …
+Needs Python 3.11.4 or later, tensorflow and pillow. Usage: classify_saved_model.py saved_model.tar picture.png …
 """
 
 import sys
