@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 FILES = ("VERSION", "CHANGELOG.md", "README.md", "operator/pyproject.toml", "trainer/pyproject.toml",
-         "trainer/src/trainingsession_trainer/__init__.py", "charts/trainingsession/Chart.yaml", "docs/use-the-model.md",
-         "examples/serve/Dockerfile", "examples/serve/serve.yaml")  # fmt: skip
+         "trainer/src/trainingsession_trainer/__init__.py", "charts/trainingsession/Chart.yaml",
+         "docs/use-the-model.md", "examples/serve/Dockerfile", "examples/serve/serve.yaml")  # fmt: skip
 
 
 def version(repo: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
