@@ -28,11 +28,8 @@ enableServiceLinks: false
 restartPolicy: Never
 # What is being written is removed before the end.
 terminationGracePeriodSeconds: 30
-{{- with $.root.Values.imagePullSecrets }}
-imagePullSecrets:
-  {{- range . }}
-  - name: {{ . }}
-  {{- end }}
+{{- with include "trainingsession.pullSecrets" $.root }}
+{{ . }}
 {{- end }}
 securityContext:
   runAsNonRoot: true

@@ -193,7 +193,7 @@ def test_mongodb_s_image_is_pinned_and_can_be_another(render):
 
 
 def test_pull_secrets_are_on_every_pod(render):
-    for pod in render({"imagePullSecrets": ["mirror"]}).pods().values():
+    for pod in render({"imagePullSecrets": ["mirror"], "backup": {"enabled": True}}).pods().values():
         assert pod["spec"]["imagePullSecrets"] == [{"name": "mirror"}]
     assert all("imagePullSecrets" not in pod["spec"] for pod in render().pods().values())
 

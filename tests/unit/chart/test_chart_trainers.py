@@ -133,7 +133,7 @@ def test_pull_secrets_for_all_images_are_added_to_those_of_one(render):
     secrets = ["everywhere", {"name": "as-other-charts-write-it"}]
     rendered = render({
         "global": {"imagePullSecrets": secrets, "other": 1}, "imagePullSecrets": ["mirror"],
-        "trainer": {"imagePullSecrets": ["trainers", "everywhere"]},
+        "trainer": {"imagePullSecrets": ["trainers", "everywhere"]}, "backup": {"enabled": True},
     })  # fmt: skip
     for pod in rendered.pods().values():
         names = [secret["name"] for secret in pod["spec"]["imagePullSecrets"]]
@@ -143,7 +143,8 @@ def test_pull_secrets_for_all_images_are_added_to_those_of_one(render):
 
 
 def test_common_labels_are_on_every_object_and_pod_but_select_nothing(render):
-    rendered = render({"commonLabels": {"cost-center": "7"}, "operator": {"podLabels": {"team": "ml"}}})
+    values = {"commonLabels": {"cost-center": "7"}, "operator": {"podLabels": {"team": "ml"}}}
+    rendered = render({**values, "backup": {"enabled": True}})
     for manifest in rendered.all:
         if manifest["kind"] != "CustomResourceDefinition":
             assert manifest["metadata"]["labels"]["cost-center"] == "7", manifest["metadata"]["name"]
