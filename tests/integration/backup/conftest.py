@@ -13,7 +13,7 @@ from pymongo.database import Database
 
 from real_mongod import RealMongod
 from trainingsession_operator.mongodb import connect, server_uri
-from trainingsession_operator.mongodb_init import ROLES
+from trainingsession_operator.mongodb_member import ROLES
 
 USER, PASSWORD = "trainingsession-operator", "a-long-password"
 Client = MongoClient[dict[str, Any]]
