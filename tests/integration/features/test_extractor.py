@@ -99,11 +99,12 @@ def same(features, wanted):
 
 
 @pytest.mark.parametrize("batch", [16, 32, 100, None])
-def test_a_batch_of_any_size_gives_the_same_bits(base, batch):
+def test_a_batch_of_any_size_gives_the_same_features(base, batch):
     split, base = noise(230, 32, 32), base.for_images((32, 32, 3))
     wanted, _, _ = extracted(base, split, batch=64)
     features, _, ticks = extracted(base, split, batch=batch)
-    assert np.array_equal(features, wanted)
+    # Some processors compute batches of another size by other routines, which round otherwise.
+    assert same(features, wanted)
     assert ticks[-1][0] == sum(images for _, images in ticks) == 230
 
 

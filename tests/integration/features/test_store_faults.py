@@ -82,7 +82,9 @@ def worker(mongod, database):
 def orphans(database):
     """Count files that no shard names, and chunks that no file names: only a sweep may remove them."""
     shards = list(database.feature_shards.find({"file": {"$exists": True}}))
-    named = {shard["file"] for shard in shards} | {shard["thumbnails"]["file"] for shard in shards}
+    named = {shard["file"] for shard in shards} | {
+        shard["thumbnails"]["file"] for shard in shards if "thumbnails" in shard
+    }
     files = set(database["features.files"].distinct("_id"))
     chunks = set(database["features.chunks"].distinct("files_id"))
     assert named <= files
