@@ -247,7 +247,7 @@ def test_a_mongodb_that_hangs_holds_no_epoch_up_and_the_latest_state_wins(server
 
 
 def test_a_mongodb_that_hangs_at_the_end_costs_the_last_epochs_and_no_more_time_than_is_left(server, on_server) -> None:
-    checkpoints = on_server(**AT_THE_END, last_seconds=2.0)
+    checkpoints = on_server(**AT_THE_END, last_seconds=5.0)
     checkpoints.offer(snapshot(1))
     assert checkpoints.save_latest() == "the next attempt goes on with epoch 2"
     checkpoints.offer(snapshot(2))
