@@ -104,6 +104,13 @@ def test_all_members_lose_their_addresses_at_once_and_find_each_other_again(stac
     before = digest(stack, team, "across", "class_names.json")
     labels = "app.kubernetes.io/component=mongodb"
     stack.kubectl("delete", "pod", "-n", RELEASE, "-l", labels, "--force", "--grace-period=0")
-    stack.kubectl("rollout", "status", "-n", RELEASE, f"sts/{MONGODB}", "--timeout=180s")
-    assert sorted(role(stack, number).split()[1] for number in range(3)) == ["primary", "secondary", "secondary"]
+
+    def roles() -> bool:
+        # Not the StatefulSet's status, which tells of the pods before for a while.
+        return sorted(role(stack, number).split()[1:2] for number in range(3)) == [["primary"], *[["secondary"]] * 2]
+
+    stack.wait_for("a primary and two secondaries", roles, 240)
+    stack.kubectl(
+        "wait", "-n", RELEASE, "deploy/trainingsession-operator", "--for=condition=Available", "--timeout=120s"
+    )
     assert digest(stack, team, "across", "class_names.json") == before
