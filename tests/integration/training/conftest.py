@@ -30,8 +30,14 @@ def database(mongod) -> Iterator[Database[dict[str, Any]]]:
     found.client.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def reporter() -> Reporter:
+    return Reporter(io.StringIO())
+
+
+@pytest.fixture(scope="session")
+def kept_reporter() -> Reporter:
+    """The same for what a module makes once."""
     return Reporter(io.StringIO())
 
 
@@ -68,9 +74,9 @@ def new_checkpoints(database, reporter):
 
 
 @pytest.fixture(scope="session")
-def kept_checkpoints(storage, reporter):
+def kept_checkpoints(storage, kept_reporter):
     """The same in the database of all sessions, for what a module trains once."""
-    return partial(_checkpoints, storage, reporter)
+    return partial(_checkpoints, storage, kept_reporter)
 
 
 def _checkpoints(

@@ -31,7 +31,7 @@ def no_stop():
 
 
 @pytest.fixture(scope="module")
-def trained(make_features, make_spec, kept_checkpoints, reporter, no_stop) -> SimpleNamespace:
+def trained(make_features, make_spec, kept_checkpoints, kept_reporter, no_stop) -> SimpleNamespace:
     """A head that is trained once."""
     parts = {"train": make_features(300), "validation": make_features(60, seed=1), "test": make_features(100, seed=2)}
     spec = make_spec(training={"epochs": 2})
@@ -39,7 +39,7 @@ def trained(make_features, make_spec, kept_checkpoints, reporter, no_stop) -> Si
     head = build_head(spec.head, (2, 2, 9), 3, standardize_from(parts["train"]))
     history = fit_head(
         head, spec.training, parts["train"], parts["validation"], class_names="abc",
-        checkpoints=kept_checkpoints(), reporter=reporter, stop=no_stop,
+        checkpoints=kept_checkpoints(), reporter=kept_reporter, stop=no_stop,
     )  # fmt: skip
     return SimpleNamespace(parts=parts, spec=spec, head=head, history=history)
 

@@ -43,8 +43,8 @@ def images() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def mobile_net(make_spec, reporter, tmp_path_factory) -> keras.Model:
-    return build(make_spec, reporter, tmp_path_factory.mktemp("base"), "MobileNet", 32, alpha=0.25)
+def mobile_net(make_spec, kept_reporter, tmp_path_factory) -> keras.Model:
+    return build(make_spec, kept_reporter, tmp_path_factory.mktemp("base"), "MobileNet", 32, alpha=0.25)
 
 
 def test_a_session_that_exports_no_onnx_does_not_import_it() -> None:
