@@ -97,14 +97,18 @@ def read_arguments(arguments: list[str]) -> Settings:
     parser.add_argument("--mongod", default="127.0.0.1:27017", help="where mongod listens on loopback")
     parser.add_argument("--host", required=True, help="host:port of this member as all clients resolve it")
     parser.add_argument(
-        "--members", required=True, type=lambda text: tuple(text.split(",")), help="host:port of all members, by commas"
+        "--members",
+        type=lambda text: tuple(text.split(",")),
+        help="host:port of all members, by commas; default --host",
     )
     parser.add_argument("--replica-set", required=True, help="name of the replica set")
     parser.add_argument("--credentials", required=True, type=Path, help="folder with the files username and password")
     parser.add_argument("--secret", required=True, help="name of the Secret behind that folder")
     parser.add_argument("--health-port", type=int, default=8082, help="port of /readyz and /healthz")
     parser.add_argument("--ca-file", type=Path, help="authorities of mongod's certificate, where it speaks TLS")
-    settings = Settings(**vars(parser.parse_args(arguments)))
+    told = parser.parse_args(arguments)
+    # Chart 0.1.0 knew one member only, and does not say so.
+    settings = Settings(**{**vars(told), "members": told.members or (told.host,)})
     if settings.host not in settings.members:
         parser.error(f"--host {settings.host} is not among --members {','.join(settings.members)}; add it there")
     return settings
