@@ -80,6 +80,11 @@ def test_the_command_line_becomes_settings():
     )
 
 
+def test_a_chart_that_does_not_tell_the_members_knows_this_one_only():
+    given = ["--host=m-0.m.ns.svc:27017", "--replica-set=rs0", "--credentials=/c", "--secret=s"]
+    assert read_arguments(given).members == ("m-0.m.ns.svc:27017",)
+
+
 def test_a_port_that_is_no_number_is_refused_by_name(capsys):
     with pytest.raises(SystemExit):
         read_arguments(
