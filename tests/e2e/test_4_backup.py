@@ -73,7 +73,7 @@ def test_sessions_survive_the_loss_of_mongodb_s_volume(backed_up, digits):
     wake(stack, team, digits)
     for name in names:
         stack.wait_for(
-            "the loss is in the status", lambda name=name: reason(stack, team, name) == "ArtifactsMissing", 180
+            "the loss is in the status", lambda name=name: reason(stack, team, name) == "ArtifactsMissing", 300
         )
         assert stack.session(team, name)["status"]["accuracy"] == before[name]["accuracy"]
 
