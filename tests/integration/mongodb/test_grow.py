@@ -72,18 +72,6 @@ class Release:
 
 
 @pytest.fixture(scope="module")
-def tools(repo: Path) -> Path:
-    tools = Path(os.environ.get("TS_API_SERVER", repo / ".cluster" / "bin"))
-    missing = RealApiServer.missing(tools) or ("" if (tools / "helm").is_file() else "helm")
-    if missing:
-        reason = f"{tools} holds no {missing}; run `make cluster`, or set TS_API_SERVER to the folder that does"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return tools
-
-
-@pytest.fixture(scope="module")
 def release(repo: Path, tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
     server = RealApiServer(tmp_path_factory.mktemp("apiserver"), tools)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,19 +14,6 @@ from operator_world import World
 from real_apiserver import RealApiServer
 from real_mongod import RealMongod
 from trainingsession_operator import cluster, inventory, mongodb
-
-
-@pytest.fixture(scope="session")
-def tools(repo: Path) -> Path:
-    """Folder with the programs of a control plane."""
-    tools = Path(os.environ.get("TS_API_SERVER", repo / ".cluster" / "bin"))
-    missing = RealApiServer.missing(tools)
-    if missing:
-        reason = f"{tools} holds no {missing}; run `make cluster`, or set TS_API_SERVER to the folder that does"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return tools
 
 
 @pytest.fixture(scope="session")
