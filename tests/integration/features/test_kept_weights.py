@@ -14,14 +14,17 @@ from local_server import LocalServer, content
 from pictures import go_on, quiet
 from trainingsession_trainer import config
 from trainingsession_trainer.base_models import open_base_model
+from trainingsession_trainer.datasets import Disk
+from trainingsession_trainer.datasets.files import RESERVE_BYTES
+from trainingsession_trainer.errors import DataError
 from trainingsession_trainer.kept_weights import KeptWeights
 
 BASE = {"name": "MobileNet", "arguments": {"alpha": 0.25}, "inputSize": [32, 32]}
 
 
-def opened(database, folder, **base):
+def opened(database, folder, disk=None, **base):
     spec = config.parse_spec({"dataset": {"name": "digits"}, "baseModel": {**BASE, **base}})
-    return open_base_model(spec.base_model, folder, quiet(), go_on, KeptWeights(database, go_on))
+    return open_base_model(spec.base_model, folder, quiet(), go_on, KeptWeights(database, go_on), disk)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,24 @@ def test_a_file_that_is_known_by_its_digest_is_fetched_once(database, network, t
     assert same(base, network)
     assert base.weights_file == digest
     assert database["features.files"].count_documents({}) == 1
+
+
+def test_a_kept_file_that_the_pods_disk_has_no_room_for_is_a_sentence_before_a_byte_is_written(
+    database, network, tmp_path
+):
+    file = saved(network, tmp_path / "a.weights.h5")
+    with LocalServer(content(file)).running() as server:
+        source = {"uri": f"{server.uri}/a.weights.h5", "sha256": hashlib.sha256(file).hexdigest()}
+        opened(database, tmp_path / "1", weightsFrom=source)
+    (folder := tmp_path / "2").mkdir()
+    with pytest.raises(DataError) as refused:
+        opened(database, folder, Disk(folder, RESERVE_BYTES + len(file) - 1), weightsFrom=source)
+    assert str(refused.value) == (
+        f"The weights in base.weights.h5 have {len(file):,} bytes, and {len(file) - 1:,} may be written; "
+        "raise spec.resources.ephemeralStorage."
+    )
+    assert list(folder.iterdir()) == []
+    assert same(opened(database, folder, Disk(folder, RESERVE_BYTES + len(file)), weightsFrom=source), network)
 
 
 def test_a_file_without_a_digest_is_not_kept(database, network, tmp_path):

@@ -17,6 +17,8 @@ from gridfs.errors import CorruptGridFile, NoFile
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
+from .datasets import Disk
+from .errors import DataError
 from .mongodb import Document, patiently
 
 BUCKET = "features"
@@ -31,13 +33,21 @@ class KeptWeights:
         self._bucket = GridFSBucket(database, BUCKET)
         self._stop = stop
 
-    def restore(self, name: str, folder: Path) -> Path | None:
-        """Write the file of this name into `folder`, under its own file name; None where there is none or a bad one."""
+    def restore(self, name: str, folder: Path, disk: Disk | None = None) -> Path | None:
+        """Write the file of this name into `folder`, under its own file name; None where there is none or a bad one.
+
+        Raises DataError where `disk` has no room for it.
+        """
         found = patiently(
             lambda: self._weights.find_one({"names": name}, sort=[("keptAt", -1)]), "find the weights", stop=self._stop
         )
         if found is None:
             return None
+        if disk is not None and found["bytes"] > (room := disk.room()):
+            raise DataError(
+                f"The weights in {found['fileName']} have {found['bytes']:,} bytes, and {room:,} may be written; "
+                f"{disk.remedy}."
+            )
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / Path(found["fileName"]).name
         if patiently(lambda: self._read(found, target), "read the weights", stop=self._stop):

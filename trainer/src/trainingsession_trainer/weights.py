@@ -52,24 +52,24 @@ def load_weights(
         network = build(None)
         # An address may hold something else tomorrow; only a digest says what it is.
         known = spec.weights_from.sha256 if kept else None
-        path = kept.restore(known, work) if kept and known else None
+        path = kept.restore(known, work, disk) if kept and known else None
         # Keras reads a file by its suffix.
         path = path or fetch(spec.weights_from, _FIELD, MOUNT, work / f"base{suffix}", reporter, stop, disk)
         _load_file(network, spec, path)
         return network, kept.keep(known, path) if kept and known else None
     if spec.weights == "none":
         return build(None), None
-    return _imagenet(spec, build, reporter, kept)
+    return _imagenet(spec, build, reporter, kept, disk)
 
 
 def _imagenet(
-    spec: BaseModelSpec, build: Builder, reporter: Reporter, kept: KeptWeights | None
+    spec: BaseModelSpec, build: Builder, reporter: Reporter, kept: KeptWeights | None, disk: Disk | None
 ) -> tuple[keras.Model, str | None]:
     reporter.info(f"Getting the ImageNet weights of {spec.name}")
     # Keras keeps what it downloads here; on a person's own machine it finds it again by itself.
     folder = Path(os.environ["KERAS_HOME"]) / "models" if kept and "KERAS_HOME" in os.environ else None
     name = f"imagenet/{spec.name}/{json.dumps([dict(spec.arguments), spec.input_size], sort_keys=True)}"
-    restored = kept.restore(name, folder) if kept and folder else None
+    restored = kept.restore(name, folder, disk) if kept and folder else None
     before = set(folder.iterdir()) if folder and folder.is_dir() else set()
     network = _build_imagenet(spec, build)
     if kept is None or folder is None or not folder.is_dir():
