@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -67,3 +68,22 @@ def test_pods_run_in_a_namespace_that_enforces_the_restricted_standard(stack):
     done = stack.run("kubectl", "label", "--dry-run=server", "--overwrite", "namespace", "trainingsession", label)
     assert done.code == 0
     assert "violate" not in done.stderr
+
+
+def credentials(stack: Cluster) -> dict[str, str]:
+    data = stack.get("secret", "trainingsession-mongodb-server", "-n", "trainingsession")["data"]
+    return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+
+def test_the_administrator_of_mongodb_is_rotated_by_one_command(stack):
+    before = credentials(stack)
+    done = stack.run("charts/trainingsession/scripts/rotate-mongodb", *RELEASE[:1], "trainingsession")
+    assert done.code == 0, done.stdout + done.stderr
+    after = credentials(stack)
+    assert after["keyfile"] == before["keyfile"]
+    assert {after["username"], after["password"]}.isdisjoint(before.values())
+    assert (
+        f"administrator is {after['username']}; 0 old user(s) dropped; 1 old user(s) can be used until" in done.stdout
+    )
+    assert after["password"] not in done.stdout + done.stderr
+    assert "The operator is ready" in stack.helm("test", *RELEASE, "--logs", "--timeout=120s")

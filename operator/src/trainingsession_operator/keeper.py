@@ -104,12 +104,18 @@ class StorageKeeper:
         if not safely("storage of all namespaces", lambda: databases.extend(self.records.databases())):
             return
         self._note_deletions(databases)
+        if not self.settings.mongodb_uri_file:
+            safely("users of MongoDB", self._drop_replaced_administrators)
         there: dict[str, NamespaceDatabase] = {}
         for database in databases:
             if pace():
                 safely(f"storage of database {database.name}", partial(self._look_at, database, there, pace))
         if inventory and pace():
             self._inventory.take(there, pace)
+
+    def _drop_replaced_administrators(self) -> None:
+        for user in self.records.drop_replaced_administrators():
+            log.info("MongoDB's administrator %s, replaced by a rotation, was dropped", user)
 
     def _note_deletions(self, databases: list[NamespaceDatabase]) -> None:
         with self._lock:

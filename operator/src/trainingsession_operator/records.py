@@ -23,7 +23,7 @@ from .errors import driver_words
 from .mongodb import Document, connect, disk_of, member_states, primary_process, translated
 from .mongodb_check import why_unusable
 from .resource import Session
-from .tenants import DATABASE_NAME, Server, Tenants, database_name
+from .tenants import DATABASE_NAME, Server, Tenants, database_name, drop_replaced_users
 
 log = logging.getLogger(__name__)
 
@@ -208,6 +208,10 @@ class Records:
         with translated("list the databases"):
             names = self._client.list_database_names()
         return [self._client[name] for name in names if re.fullmatch(DATABASE_NAME, name)]
+
+    def drop_replaced_administrators(self) -> list[str]:
+        """Drop the administrators whose time ended after a rotation. Raises StorageUnavailableError."""
+        return drop_replaced_users(self._client.admin)
 
     def drop_database(self, database: str) -> None:
         """Drop the database of a namespace that is gone, with its user. Raises StorageUnavailableError."""

@@ -23,7 +23,7 @@ from .errors import OperatorError, StartError
 from .main import mongodb_server, mongodb_uri
 from .mongodb import Document, connect, tenant_uri, translated
 from .settings import read_settings
-from .tenants import Server, database_name, drop_replaced_users, user_roles
+from .tenants import Server, database_name, end_other_users, user_roles
 from .trainer_pod import TENANT_SECRET
 
 GRACE_MINUTES = 1440
@@ -49,18 +49,8 @@ def rotate(cluster: Cluster, client: MongoClient[Document], server: Server, name
         database.command("createUser", user, pwd=password, roles=user_roles(name))
     uri = tenant_uri(server.uri, name, user, password)
     cluster.write_secret(namespace, TENANT_SECRET, server.secret(uri, name), exists=True)
-    with translated("give the old users their end"):
-        end = database.command("hello")["localTime"] + grace
-        others = database.command("usersInfo", filter={"user": {"$ne": user}})["users"]
-        for other in others:
-            # An earlier rotation may have given it an earlier one.
-            earlier = (other.get("customData") or {}).get("dropAfter")
-            ends = min(end, earlier) if earlier else end
-            database.command("updateUser", other["user"], customData={"dropAfter": ends})
-    dropped = drop_replaced_users(database)
-    kept = len(others) - len(dropped)
-    until = f"; {kept} old user(s) can be used until {end:%Y-%m-%d %H:%M} UTC at the latest" if kept else ""
-    return f"namespace {namespace}: new trainers use {user}; {len(dropped)} old user(s) dropped{until}"
+    ended = end_other_users(database, user, grace)
+    return f"namespace {namespace}: new trainers use {user}; {ended}"
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ import secrets
 import threading
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 
 from pymongo import MongoClient
 from pymongo.database import Database
@@ -41,14 +42,34 @@ def user_roles(database: str) -> list[Document]:
     return [{"role": "readWrite", "db": database}]
 
 
+def end_other_users(database: Database[Document], user: str, grace: timedelta, named: Document | None = None) -> str:
+    """Give every user of the database but `user`, or each whose name is as `named`, its end; returns a sentence.
+
+    They can be used for `grace` from now, by MongoDB's clock, or until an earlier end that they have.
+    """
+    with translated("give the old users their end"):
+        end = database.command("hello")["localTime"] + grace
+        others = database.command("usersInfo", filter={"user": {"$ne": user, **(named or {})}})["users"]
+        for other in others:
+            earlier = (other.get("customData") or {}).get("dropAfter")
+            ends = min(end, earlier) if earlier else end
+            database.command("updateUser", other["user"], customData={"dropAfter": ends})
+    dropped = drop_replaced_users(database)
+    kept = len(others) - len(dropped)
+    until = f"; {kept} old user(s) can be used until {end:%Y-%m-%d %H:%M} UTC at the latest" if kept else ""
+    return f"{len(dropped)} old user(s) dropped{until}"
+
+
 def drop_replaced_users(database: Database[Document]) -> list[str]:
-    """Drop the namespace's users whose time ended after a rotation, and return their names."""
+    """Drop the database's users whose time ended after a rotation, not the one that asks; give their names."""
     with translated("look for replaced users"):
         now = database.command("hello")["localTime"]
+        asking = {user["user"] for user in database.command("connectionStatus")["authInfo"]["authenticatedUsers"]}
         users = database.command("usersInfo", filter={"customData.dropAfter": {"$lte": now}})["users"]
-        for user in users:
-            database.command("dropUser", user["user"])
-    return [str(user["user"]) for user in users]
+        dropped = [str(user["user"]) for user in users if user["user"] not in asking]
+        for user in dropped:
+            database.command("dropUser", user)
+    return dropped
 
 
 @dataclass(frozen=True)

@@ -29,4 +29,6 @@ def test_its_values_and_files_are_there(repo):
         for key in path.split("."):
             assert key in found, path
             found = found[key]
-    assert (repo / "charts/trainingsession/scripts/grow-mongodb").stat().st_mode & 0o111
+    for script in ("grow-mongodb", "rotate-mongodb"):
+        assert f"charts/trainingsession/scripts/{script} trainingsession trainingsession" in page
+        assert (repo / "charts/trainingsession/scripts" / script).stat().st_mode & 0o111
