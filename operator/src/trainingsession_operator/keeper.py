@@ -58,6 +58,8 @@ class StorageKeeper:
     halted: Callable[[str, bool], None] = lambda namespace, is_halted: None
     """Told whether nothing is removed in the namespace until an administrator has looked, once per inventory."""
     _wake: threading.Event = field(default_factory=threading.Event)
+    _is_due: bool = False
+    """Whether the next round takes inventory before its time."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _deletions: dict[tuple[str, str], str] = field(default_factory=dict)
     """(namespace, UID) → deletionPolicy of sessions whose deletion the watch saw."""
@@ -68,8 +70,9 @@ class StorageKeeper:
         """Make the inventory, which remembers what it said."""
         self._inventory = Inventory(self.settings, self.cluster, self.records, self.measured, self.swept, self.halted)
 
-    def wake(self) -> None:
-        """Have the next round soon: a session ended."""
+    def wake(self, *, inventory: bool = False) -> None:
+        """Have the next round soon: a session ended; with an inventory: MongoDB's data may not be what they were."""
+        self._is_due |= inventory
         self._wake.set()
 
     def deleted(self, namespace: str, uid: str, deletion_policy: str) -> None:
@@ -90,7 +93,7 @@ class StorageKeeper:
             if stop.wait(self.after_end_seconds):
                 break
             self._wake.clear()
-            is_due = time.monotonic() >= inventory_at
+            is_due, self._is_due = self._is_due or time.monotonic() >= inventory_at, False
             self.round(lambda: not stop.wait(PAUSE_SECONDS), inventory=is_due)
             if is_due:
                 inventory_at = time.monotonic() + 0.8 * self.settings.storage_interval_seconds

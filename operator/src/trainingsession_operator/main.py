@@ -54,7 +54,7 @@ def run(settings: Settings) -> None:
     cluster = Cluster(connect(settings.workers + 4, limit, metrics))
     _check_cluster(cluster, settings)
     uri = mongodb_uri(cluster, settings)
-    store = Records(mongodb_server(uri, settings), cluster)
+    store = Records(mongodb_server(uri, settings), cluster, replaced=lambda: keeper.wake(inventory=True))
 
     keeper = StorageKeeper(
         settings, cluster, store, measured=metrics.measured, swept=metrics.swept, halted=metrics.halted

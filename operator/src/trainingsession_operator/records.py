@@ -42,12 +42,16 @@ MOST_SETS = 64
 class Records:
     """The namespaces' databases on one MongoDB deployment."""
 
-    def __init__(self, server: Server, cluster: Cluster) -> None:
-        """Raises StartError for an address that cannot be used; does not wait for MongoDB."""
+    def __init__(self, server: Server, cluster: Cluster, replaced: Callable[[], None] = lambda: None) -> None:
+        """Raises StartError for an address that cannot be used; does not wait for MongoDB.
+
+        `replaced` is called when another process of MongoDB answers than before: its data may be others.
+        """
         self._server = server
         self._client = connect(server.uri)
         self._cluster = cluster
         self._tenants = Tenants(self._client, server, cluster)
+        self._replaced = replaced
         self._process: object = None
 
     def close(self) -> None:
@@ -59,8 +63,10 @@ class Records:
         reason = why_unusable(self._client, self._server.uri, managed_users=self._server.managed_users)
         if not reason and (process := primary_process(self._client)) != self._process:
             # Another one, or started again, maybe on an empty volume: the namespaces' users are made sure of anew.
-            self._process = process
+            before, self._process = self._process, process
             self._tenants.forget()
+            if before is not None:
+                self._replaced()
         return reason
 
     def members(self) -> dict[str, int]:

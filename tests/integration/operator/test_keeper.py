@@ -205,8 +205,8 @@ def test_the_end_of_a_session_brings_a_round_and_a_stop_the_end(world):
     thread = threading.Thread(target=keeper.keep, args=(stop,))
     thread.start()
     try:
-        for _ in range(2):
-            keeper.wake()
+        for is_doubtful in (False, False, True, False):
+            keeper.wake(inventory=is_doubtful)
             assert done.acquire(timeout=SOON)
     finally:
         stop.set()
@@ -214,7 +214,7 @@ def test_the_end_of_a_session_brings_a_round_and_a_stop_the_end(world):
         thread.join(SOON)
     assert not thread.is_alive()
     assert not done.acquire(blocking=False)
-    assert keeper.inventories == [True, False], "the next inventory comes with its time"
+    assert keeper.inventories == [True, False, True, False], "an inventory comes with its time, or when it is asked for"
 
 
 def test_a_deletion_that_was_seen_is_noted_also_when_the_operator_stops(world, namespace):

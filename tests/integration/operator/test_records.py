@@ -365,7 +365,8 @@ def test_ping_says_why_mongodb_cannot_be_used(guarded, cluster, impatient):
 
 
 def test_when_another_mongod_answers_the_namespaces_users_are_made_again(guarded, cluster):
-    records = new_operator(guarded[1], cluster)
+    told: list[None] = []
+    records = Records(Server(guarded[1], True), cast("Cluster", cluster), replaced=lambda: told.append(None))
     session = session_in(cluster.namespace())
     records.ping()
     records.prepare(session)
@@ -375,11 +376,13 @@ def test_when_another_mongod_answers_the_namespaces_users_are_made_again(guarded
         records.ping()
         records.prepare(session)
         assert database.command("usersInfo")["users"] == [], "what was seen is believed for a time"
+        assert told == [], "it is the same process as at the start"
         # As if it had been another process that answered before.
         records._process = "another"
         records.ping()
         records.prepare(session)
         assert len(database.command("usersInfo")["users"]) == 1
+        assert told == [None], "the keeper is told, which takes inventory"
     with as_tenant(cluster, session.namespace) as tenant:
         assert tenant.get_default_database()[COLLECTION].count_documents({}) == 1
     records.close()
