@@ -83,6 +83,27 @@ def check(session: Session, settings: Settings) -> None:
             f"spec.scheduling.serviceAccountName is {account}, and sessions may use: {allowed}; "
             "ask whoever runs the operator to add it to trainer.serviceAccounts of the chart, or remove it.",
         )
+    named = next(iter(_named_objects(session)), None)
+    if named and session.namespace == settings.pod_namespace:
+        raise SessionError(
+            "NamespaceNotAllowed",
+            f"{named[0]} is {named[1]}, and in {session.namespace}, the operator's own namespace, sessions may name no "
+            "Secret and no claim, because MongoDB's and the backups' are there; create the session in another "
+            "namespace, and the Secret or claim there too.",
+        )
+
+
+def _named_objects(session: Session) -> list[tuple[str, str]]:
+    """Fields that name Secrets and claims of the session's namespace, and what they name."""
+    found = (
+        ("spec.dataset.secretName", session.dataset_secret),
+        ("spec.dataset.claimName", session.dataset_claim),
+        ("spec.baseModel.weightsFrom.secretName", session.weights_secret),
+        ("spec.baseModel.weightsFrom.claimName", session.weights_claim),
+        ("spec.module.git.secretName", session.module_secret),
+        ("spec.tracking.mlflow.secretName", session.mlflow_secret),
+    )
+    return [(field, name) for field, name in found if name]
 
 
 def _is_below(image: str, prefix: str) -> bool:

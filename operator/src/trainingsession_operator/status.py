@@ -23,6 +23,7 @@ class Reason:
     SPEC_TOO_LARGE = "SpecTooLarge"
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     SERVICE_ACCOUNT_NOT_ALLOWED = "ServiceAccountNotAllowed"
+    NAMESPACE_NOT_ALLOWED = "NamespaceNotAllowed"
     INVALID_SPEC = "InvalidSpec"
     LOOK_FAILED = "LookFailed"
 

@@ -28,6 +28,7 @@ RELEASE, HOME, TEAM, ELSEWHERE = "trainingsession", "ml-system", "team-a", "team
 ACCOUNT = "trainingsession-operator"
 SESSIONS = f"/apis/trainingsession.dev/v1alpha1/namespaces/{TEAM}/trainingsessions"
 JOBS = f"/apis/batch/v1/namespaces/{TEAM}/jobs"
+JOBS_AT_HOME = f"/apis/batch/v1/namespaces/{HOME}/jobs"
 CORE = f"/api/v1/namespaces/{TEAM}"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 ADMISSION = "/apis/admissionregistration.k8s.io/v1"
@@ -79,7 +80,7 @@ def container(**changed: Any) -> Callable[[Json], Any]:
 
 
 def volume(**source: Any) -> Callable[[Json], Any]:
-    return lambda pod: pod["volumes"].append({"name": "more", **source})
+    return lambda pod: pod["volumes"].append({"name": "dataset-secret", **source})
 
 
 def foreign_job(name: str) -> Json:
@@ -175,6 +176,7 @@ TAKEN: dict[str, tuple[Any, ...]] = {
                                   secret("trainingsession-mongodb-server", HOME)),
     "makes a Job of an account that the chart allows": (
         "POST", JOBS, job(lambda pod: pod.update(serviceAccountName="flowers-reader"), "digits-account")),
+    "makes a Job of a session in its own namespace": ("POST", JOBS_AT_HOME, job(namespace=HOME)),
     "asks whether sessions are served": ("GET", "/apis/trainingsession.dev/v1alpha1"),
 }  # fmt: skip
 
@@ -262,6 +264,13 @@ REFUSED: dict[str, tuple[str, Any, ...]] = {
         "automountServiceAccountToken", "POST", JOBS, job(lambda pod: pod.update(automountServiceAccountToken=True))),
     "a Job with the node's disk": ("may mount only", "POST", JOBS, job(volume(hostPath={"path": "/"}))),
     "a Job with another Secret": ("may mount only", "POST", JOBS, job(volume(secret={"secretName": "theirs"}))),
+    "a Job with the server's password in its own namespace": (
+        "in the operator's own namespace", "POST", JOBS_AT_HOME,
+        job(volume(secret={"secretName": "trainingsession-mongodb-server",
+                           "items": [{"key": "password", "path": "password"}]}), namespace=HOME)),
+    "a Job with the backups in its own namespace": (
+        "in the operator's own namespace", "POST", JOBS_AT_HOME,
+        job(volume(persistentVolumeClaim={"claimName": "trainingsession-backup"}), namespace=HOME)),
     "a Job with a projected token": (
         "may mount only", "POST", JOBS,
         job(volume(projected={"sources": [{"serviceAccountToken": {"path": "token"}}]}))),

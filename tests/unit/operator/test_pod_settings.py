@@ -81,6 +81,26 @@ def test_another_service_account_is_refused_with_the_remedy(allowed, named):
     assert caught.value.reason == "ServiceAccountNotAllowed"
 
 
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"dataset": {"secretName": "trainingsession-mongodb-server"}}, "spec.dataset.secretName"),
+        ({"dataset": {"claimName": "trainingsession-backup"}}, "spec.dataset.claimName"),
+        ({"baseModel": {"weightsFrom": {"secretName": "bucket"}}}, "spec.baseModel.weightsFrom.secretName"),
+        ({"baseModel": {"weightsFrom": {"claimName": "data-0"}}}, "spec.baseModel.weightsFrom.claimName"),
+        ({"module": {"git": {"secretName": "git"}}}, "spec.module.git.secretName"),
+        ({"tracking": {"mlflow": {"secretName": "mlflow"}}}, "spec.tracking.mlflow.secretName"),
+    ],
+)
+def test_a_session_beside_mongodb_names_no_secret_and_no_claim(spec, field):
+    given = session(**spec)
+    check(given, settings(POD_NAMESPACE="elsewhere"))
+    with pytest.raises(SessionError, match=rf"^{field} is .* create the session in another namespace") as caught:
+        check(given, settings(POD_NAMESPACE=given.namespace))
+    assert caught.value.reason == "NamespaceNotAllowed"
+    check(session(), settings(POD_NAMESPACE=given.namespace))
+
+
 def test_a_proxy_is_never_asked_for_mongodb_or_what_is_in_the_cluster():
     found = environment(
         template(
