@@ -6,14 +6,18 @@ An archive counts when NAME.sha256 is there. That is written last, after the arc
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import IO, TypeVar, cast
 
+from .archive import Archive, ArchiveError
 from .errors import StartError
 from .places import PART_ENDING, READ_BYTES, Place, PlaceError
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -65,13 +69,38 @@ class Archives:
         return result, stream.bytes
 
     def chosen(self, name: str = "") -> str:
-        """Give the newest archive's name, or `name` where it is one."""
+        """Give the newest archive's name, or `name` where it is one.
+
+        Where an older one has far more sessions, which of both is wanted has to be said: raises StartError.
+        """
         names = self.names()
         if not names:
             raise StartError("there is no backup to restore")
         if name and name not in names:
             raise StartError(f'there is no backup "{name}"; there are: {", ".join(names)}')
-        return name or names[-1]
+        if name:
+            return name
+        counts = {one: self.sessions(one) for one in names}
+        newest, larger = (
+            names[-1],
+            next((one for one in reversed(names) if _dwarfs(counts[one], counts[names[-1]])), None),
+        )
+        if larger is not None:
+            raise StartError(
+                f"the newest backup, {newest}, holds the records of {counts[newest]} sessions, and {larger} before it "
+                f"those of {counts[larger]}: MongoDB may have lost them between; name the one that you want (ARCHIVE)"
+            )
+        return newest
+
+    def sessions(self, name: str) -> int:
+        """How many sessions' records an archive holds; none where it cannot be read."""
+        try:
+            with self.place.read(name) as file:
+                databases = Archive(file).manifest["databases"]
+                return sum(int(found.get("sessions", 0)) for found in databases.values())
+        except (ArchiveError, KeyError, TypeError, ValueError, AttributeError) as error:
+            log.warning("%s cannot be read: %s", name, error)
+            return 0
 
     def open(self, name: str) -> IO[bytes]:
         """Open an archive whose bytes are those that were written."""
@@ -82,9 +111,13 @@ class Archives:
         return self.place.read(name)
 
     def thin_out(self, keep: int, now: datetime) -> list[str]:
-        """Delete all but the newest `keep` archives, and what an unfinished one left a day ago; gives the archives."""
-        whole = self.names()
-        gone, unfinished_before = whole[:-keep], new_name(now - timedelta(days=1))
+        """Delete all but the newest `keep` archives, and what an unfinished one left a day ago; gives the archives.
+
+        One stays whatever its age: the last with far more sessions than all that are newer, as after a loss of data.
+        """
+        whole, unfinished_before = self.names(), new_name(now - timedelta(days=1))
+        last = self._last_large(whole, keep)
+        gone = [name for name in whole[:-keep] if name != last]
         for name in gone:
             # First what makes it count.
             self.place.delete(f"{name}{DIGEST_ENDING}")
@@ -94,12 +127,29 @@ class Archives:
                 self.place.delete(name)
         return gone
 
+    def _last_large(self, whole: list[str], keep: int) -> str | None:
+        for name in reversed(whole[:-keep]):
+            count = self.sessions(name)
+            # The newest first: where nothing was lost, it is enough to look at that one.
+            if all(_dwarfs(count, self.sessions(newer)) for newer in reversed(whole[-keep:])):
+                log.warning(
+                    "the old backup %s is kept: it holds the records of %d sessions, and none of the newer more than "
+                    "half of that; restore it if they were lost, and delete it if they are not needed", name, count,
+                )  # fmt: skip
+                return name
+        return None
+
     def _digest(self, name: str) -> str:
         digest = hashlib.sha256()
         with self.place.read(name) as file:
             while piece := file.read(READ_BYTES):
                 digest.update(piece)
         return digest.hexdigest()
+
+
+def _dwarfs(sessions: int, others: int) -> bool:
+    """Whether an archive has so many more sessions than another that a loss lies between them."""
+    return sessions > 2 * others
 
 
 def new_name(now: datetime) -> str:

@@ -128,13 +128,22 @@ class Inventory:
         if self._is_doubtful(namespace, database, stock) or self._is_halted(namespace, found, everywhere):
             return
         grace = timedelta(seconds=self.settings.orphan_grace_seconds)
-        if sentinel.is_within(sentinel.read(database), grace, server_time(database)):
+
+        def is_restored() -> bool:
+            return sentinel.is_within(sentinel.read(database), grace, server_time(database))
+
+        if is_restored():
             # What came back has its old age, and somebody may still name it, or put a deletion right.
             return
+
+        def unrestored() -> bool:
+            """Keep the pace, and stop where a restore begins: its files come back old and before what names them."""
+            return pace() and not is_restored()
+
         if found.vanished or found.deleted:
-            deleted.mark_missing(database, stock.policies, stock.began, pace)
-        removed = deleted.remove_deleted(database, stock.policies, server_time(database) - grace, pace)
-        removed += sweep(database, grace, pace, frozenset(stock.verdict.kept))
+            deleted.mark_missing(database, stock.policies, stock.began, unrestored)
+        removed = deleted.remove_deleted(database, stock.policies, server_time(database) - grace, unrestored)
+        removed += sweep(database, grace, unrestored, frozenset(stock.verdict.kept))
         if removed:
             self.swept(namespace, sum(one.bytes for one in removed))
 

@@ -1,8 +1,9 @@
 """Brings an archive back into MongoDB, beside whatever is there and while everybody goes on working.
 
 What is there stays: a document of the same _id is not written over. Two exceptions. A record that only the operator has
-made since, with no attempt and no result yet, gives way to the archive's; and the sentinel is the archive's, with the
-note that it was restored. Files come before the records that name them, so none ever names a file that is on its way.
+made since, with no attempt and no result yet, gives way to the archive's; and the sentinel says that a backup is being
+restored, so that nothing is swept meanwhile. Files come before the records that name them, so none ever names a file
+that is on its way.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, cast
 
 from bson import json_util
 from bson.raw_bson import RawBSONDocument
-from pymongo import InsertOne, MongoClient, ReplaceOne
+from pymongo import InsertOne, MongoClient, ReplaceOne, UpdateOne
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, OperationFailure
 
@@ -31,7 +32,7 @@ DUPLICATE_KEY = 11000
 UNTOUCHED = {"attempt": {"$exists": False}, "result": {"$exists": False}}
 """A record that no trainer has written to."""
 
-Write = InsertOne[Document] | ReplaceOne[Document]
+Write = InsertOne[Document] | ReplaceOne[Document] | UpdateOne
 
 
 @dataclass
@@ -50,6 +51,8 @@ def load(client: MongoClient[Document], archive: Archive, only: str = "") -> dic
     done: dict[str, Loaded] = {}
     for name in [only] if only else databases:
         with translated(f"take database {name}"):
+            # Before, because nothing names the files that come first; and after, because it may have taken a day.
+            sentinel.note_restore(client[name])
             done[name] = _load_database(client, archive, name)
             sentinel.note_restore(client[name])
         log.info(
@@ -99,7 +102,7 @@ def _write(collection: str, raw: bytes) -> Write:
         # Where the one that is there is not untouched, this is an insertion of a duplicate.
         return ReplaceOne({"_id": document["_id"], **UNTOUCHED}, document, upsert=True)
     if collection == sentinel.COLLECTION:
-        return ReplaceOne({"_id": document["_id"]}, document, upsert=True)
+        return sentinel.taking_over(document)
     return InsertOne(document)
 
 

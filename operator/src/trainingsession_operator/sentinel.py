@@ -8,9 +8,12 @@ confirms the doubt's token. The doubt is a part of the document, so a newer back
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+
+from pymongo import UpdateOne
 
 from .mongodb import translated
 from .storage import NamespaceDatabase
@@ -72,6 +75,14 @@ def confirm(database: NamespaceDatabase) -> Sentinel:
 def note_restore(database: NamespaceDatabase) -> None:
     """Note that an administrator restored a backup: what is there now is how the database is to be."""
     _write(database, {"doubt": "$$REMOVE", "seenAt": "$$NOW", "restoredAt": "$$NOW"})
+
+
+def taking_over(archived: Mapping[str, Any]) -> UpdateOne:
+    """Give the write that takes over a backup's sentinel: only what an administrator had confirmed by then."""
+    confirmed = archived.get("confirmedAt")
+    known = {"confirmedAt": confirmed} if archived["_id"] == ID and isinstance(confirmed, datetime) else {}
+    # A list, because an update without any change is none.
+    return UpdateOne({"_id": archived["_id"]}, {"$max": known} if known else [{"$set": {}}], upsert=True)
 
 
 def is_within(found: Sentinel, grace: timedelta, now: datetime) -> bool:

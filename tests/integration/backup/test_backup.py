@@ -16,6 +16,7 @@ from pymongo.database import Database
 
 from builders import record, result
 from stored import DAY, everything, store_set, store_weights
+from trainingsession_operator import load as load_module
 from trainingsession_operator import sentinel
 from trainingsession_operator.archive import Archive, ArchiveError, ArchiveWriter
 from trainingsession_operator.archives import Archives
@@ -263,6 +264,48 @@ def test_only_so_many_are_kept_and_what_an_unfinished_one_left_goes_after_a_day(
     assert archives.names() == names[1:]
     digest, named = (folder / f"{names[2]}.sha256").read_text().split()
     assert (digest, named) == (hashlib.sha256((folder / names[2]).read_bytes()).hexdigest(), names[2])
+
+
+def test_the_last_backup_before_a_loss_is_neither_deleted_nor_passed_over(source, target, database, archives, caplog):
+    for index in range(5):
+        session(database, f"s{index}", b"x")
+    full = [make(source.client, archives, 2, features=False, now=NOW + day * DAY) for day in range(2)]
+    source.client.drop_database(database.name)
+    empty = [make(source.client, archives, 2, features=False, now=NOW + day * DAY) for day in range(2, 6)]
+    assert archives.names() == [full[1], *empty[-2:]]
+    assert f"the old backup {full[1]} is kept: it holds the records of 5 sessions" in caplog.text
+    with pytest.raises(StartError, match=f"{empty[-1]}, holds the records of 0 .*and {full[1]} before it"):
+        restore(target.client, archives)
+    assert restore(target.client, archives, full[1]) == full[1]
+    for index in range(3):
+        session(database, f"s{index}", b"x")
+    caplog.clear()
+    regained = [make(source.client, archives, 2, features=False, now=NOW + day * DAY) for day in range(6, 8)]
+    assert archives.names() == regained, "it is one of the old ones again"
+    assert "is kept" not in caplog.text
+    assert restore(target.client, archives) == regained[-1]
+
+
+def test_nothing_is_swept_while_a_backup_is_being_restored(source, target, database, archives, monkeypatch):
+    uid = session(database, "s", b"x" * 600_000)
+    sentinel.refresh(database, sentinel.read(database), server_time(database))
+    sentinel.doubt(database)
+    sentinel.confirm(database)
+    confirmed = sentinel.read(database).confirmed_at
+    make(source.client, archives, 7, features=False, now=NOW)
+    back, seen = target.client[database.name], list[str]()
+    load_collection = load_module._load_collection
+
+    def looking(collection, documents, done):
+        load_collection(collection, documents, done)
+        seen.append(collection.name)
+        assert sentinel.is_within(sentinel.read(back), DAY, server_time(back)), collection.name
+
+    monkeypatch.setattr(load_module, "_load_collection", looking)
+    restore(target.client, archives)
+    assert {"artifacts.chunks", "artifacts.files", "sessions", "operator"} <= set(seen)
+    assert model_of(back, uid) == b"x" * 600_000
+    assert (sentinel.read(back).doubt, sentinel.read(back).confirmed_at) == ("", confirmed)
 
 
 def test_a_damaged_backup_is_refused_before_anything_is_restored(source, target, database, archives, tmp_path):
