@@ -68,7 +68,9 @@ def test_sessions_survive_the_loss_of_mongodb_s_volume(backed_up, digits):
     (archive,) = set(re.findall(r"trainingsession-\w+\.zip", said))
     assert "read back and found whole" in said
 
-    for command in commands(page, "delete pvc data-trainingsession-mongodb-0"):
+    (suspend,) = commands(page, "patch cronjob")
+    stack.ok("bash", "-c", suspend)
+    for command in commands(page, "delete pvc", "rollout status"):
         stack.ok("bash", "-c", command)
     # Another mongod answers, and so the operator looks: nobody has to wake it.
     for name in names:
@@ -101,6 +103,7 @@ def test_sessions_survive_the_loss_of_mongodb_s_volume(backed_up, digits):
     assert after["phase"] == "Succeeded"
     assert after["features"]["computed"] > 0, "features were not backed up"
 
+    stack.ok("bash", "-c", suspend.replace("true", "false"))
     # The same archive by its name: all of it is there already.
     (pipeline,) = commands(page, "kubectl set env --local")
     stack.ok("bash", "-c", re.sub(r"ARCHIVE=\S+", f"ARCHIVE={archive}", pipeline))
