@@ -67,6 +67,7 @@ def test_gpu_nodes_come_from_zero_keep_others_away_and_hide_their_credentials(wh
         assert group["disablePodIMDS"]
         # The only taint that NVIDIA's device plugin tolerates.
         assert [taint["key"] for taint in group["taints"]] == ["nvidia.com/gpu"]
+        assert group["labels"]["k8s.amazonaws.com/accelerator"] == "nvidia-a10g"
         assert group["amiFamily"] == "AmazonLinux2023"
 
 
@@ -74,7 +75,7 @@ def test_a_session_s_default_processors_fit_on_the_nodes_for_trainers(repo, whol
     definition = yaml.safe_load((repo / "manifests/crd/trainingsessions.yaml").read_text())
     spec = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
     wanted = int(spec["resources"]["properties"]["cpu"]["default"])
-    sizes = {"large": 2, "xlarge": 4}
+    sizes = {"large": 2, "xlarge": 4, "2xlarge": 8, "4xlarge": 16}
     for group in whole_cluster["managedNodeGroups"][1:]:
         for kind in group.get("instanceTypes") or [group["instanceType"]]:
             # The kubelet and the add-ons take some of it.

@@ -21,6 +21,7 @@
 {{- $own := include "trainingsession.mongodb.own" .root -}}
 {{- $ca := include "trainingsession.mongodb.caSecret" .root -}}
 {{- $claim := include "trainingsession.backup.claim" .root -}}
+{{- $bundle := ternary "" .root.Values.trainer.caBundle.configMap (empty .root.Values.backup.s3.url) -}}
 {{- with .root.Values.backup -}}
 serviceAccountName: {{ include "trainingsession.fullname" $.root }}-backup
 automountServiceAccountToken: false
@@ -76,6 +77,9 @@ containers:
       {{- if .s3.secretName }}
       - --bucket-secret=/etc/trainingsession/bucket
       {{- end }}
+      {{- if $bundle }}
+      - --bucket-ca-file=/etc/trainingsession/ca-bundle/ca-bundle.crt
+      {{- end }}
       {{- end }}
       {{- if eq $.what "backup" }}
       - --keep={{ .keep }}
@@ -83,13 +87,28 @@ containers:
       - --features
       {{- end }}
       {{- end }}
-    {{- if eq $.what "restore" }}
-    # Empty: the newest backup, and all databases.
+    {{- $proxy := ternary dict $.root.Values.trainer.proxy (empty .s3.url) }}
+    {{- if or (eq $.what "restore") $proxy.http $proxy.https }}
     env:
+      {{- if eq $.what "restore" }}
+      # Empty: the newest backup, and all databases.
       - name: ARCHIVE
         value: ""
       - name: DATABASE
         value: ""
+      {{- end }}
+      {{- with $proxy.http }}
+      - name: HTTP_PROXY
+        value: {{ . | quote }}
+      {{- end }}
+      {{- with $proxy.https }}
+      - name: HTTPS_PROXY
+        value: {{ . | quote }}
+      {{- end }}
+      {{- if or $proxy.http $proxy.https }}
+      - name: NO_PROXY
+        value: {{ concat (list "localhost" "127.0.0.1" ".svc" ".cluster.local") $proxy.noProxy | join "," | quote }}
+      {{- end }}
     {{- end }}
     resources:
       {{- toYaml .resources | nindent 6 }}
@@ -102,6 +121,11 @@ containers:
       {{- if $ca }}
       - name: authorities
         mountPath: /etc/trainingsession/mongodb
+        readOnly: true
+      {{- end }}
+      {{- if $bundle }}
+      - name: ca-bundle
+        mountPath: /etc/trainingsession/ca-bundle
         readOnly: true
       {{- end }}
       {{- if $claim }}
@@ -134,6 +158,13 @@ volumes:
       defaultMode: 0440
       items:
         - {key: {{ if $own }}ca.crt{{ else }}{{ $.root.Values.mongodb.external.caKey }}{{ end }}, path: ca.crt}
+  {{- end }}
+  {{- if $bundle }}
+  - name: ca-bundle
+    configMap:
+      name: {{ $bundle }}
+      items:
+        - {key: {{ $.root.Values.trainer.caBundle.key }}, path: ca-bundle.crt}
   {{- end }}
   {{- if $claim }}
   - name: backups

@@ -83,6 +83,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     common.add_argument("--bucket-secret", type=Path, help="folder with the files accessKeyId and secretAccessKey")
     common.add_argument("--bucket-endpoint", default="", help="address of a server that is not Amazon's")
     common.add_argument("--bucket-region", default="", help="region of the bucket")
+    common.add_argument("--bucket-ca-file", default="", help="authorities that are trusted besides, for the bucket")
     what = parser.add_subparsers(dest="what", required=True, metavar="make|restore")
     making = what.add_parser("make", parents=[common], help="make a backup, and delete the oldest ones")
     making.add_argument("--keep", type=int, default=7, help="how many backups are kept, default %(default)s")
@@ -118,7 +119,8 @@ def _archives(arguments: argparse.Namespace) -> Archives:
     if arguments.folder:
         return Archives(Folder(arguments.folder))
     endpoint, region, secret = arguments.bucket_endpoint, arguments.bucket_region, arguments.bucket_secret
-    return Archives(Bucket(arguments.bucket, endpoint=endpoint, region=region, secret=secret))
+    authorities = arguments.bucket_ca_file
+    return Archives(Bucket(arguments.bucket, endpoint=endpoint, region=region, secret=secret, authorities=authorities))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -25,16 +25,18 @@ UPLOAD_BYTES = 64 << 20
 class Bucket:
     """A bucket, or what is below a prefix in it."""
 
-    def __init__(self, url: str, *, endpoint: str = "", region: str = "", secret: Path | None = None) -> None:
+    def __init__(
+        self, url: str, *, endpoint: str = "", region: str = "", secret: Path | None = None, authorities: str = ""
+    ) -> None:
         found = re.fullmatch(r"s3://([a-z0-9][a-z0-9.-]+)(?:/(.*?))?/?", url)
         if found is None:
             raise StartError(f'the bucket is "{url}"; write s3://NAME or s3://NAME/FOLDER')
         self._url = url
         self._prefix = f"{found[2]}/" if found[2] else ""
         with self._translated("be used"):
-            credentials = role_credentials() if secret is None else _secret_credentials(secret)
-        region = region or os.environ.get("AWS_REGION") or "us-east-1"
-        self._s3 = S3(found[1], endpoint, region, credentials)
+            credentials = role_credentials(authorities=authorities) if secret is None else _secret_credentials(secret)
+            region = region or os.environ.get("AWS_REGION") or "us-east-1"
+            self._s3 = S3(found[1], endpoint, region, credentials, authorities)
 
     def names(self) -> list[str]:
         """Names of all files."""

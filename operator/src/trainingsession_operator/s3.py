@@ -9,12 +9,14 @@ import hashlib
 import hmac
 import os
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from html import unescape
 from pathlib import Path
 from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from urllib3.exceptions import HTTPError
@@ -70,11 +72,30 @@ def signed(
     return {**found, "authorization": authorization}
 
 
+def connections(address: str, authorities: str = "") -> urllib3.PoolManager:
+    """Give what requests to an address are sent by: through the environment's proxy where there is one for it.
+
+    The file `authorities` is trusted beside the image's own.
+    """
+    try:
+        context = ssl.create_default_context()
+        if authorities:
+            context.load_verify_locations(authorities)
+    except OSError as error:
+        raise S3Error(f"the authorities in {authorities} cannot be used: {error}") from error
+    parts = urlsplit(address)
+    proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+    if proxy:
+        return urllib3.ProxyManager(proxy, timeout=TIMEOUT, retries=TRIES, ssl_context=context)
+    return urllib3.PoolManager(timeout=TIMEOUT, retries=TRIES, ssl_context=context)
+
+
 class S3:
     """One bucket. Every method raises S3Error."""
 
-    def __init__(self, bucket: str, endpoint: str, region: str, credentials: Callable[[], Credentials]) -> None:
-        self._pool = urllib3.PoolManager(timeout=TIMEOUT, retries=TRIES)
+    def __init__(
+        self, bucket: str, endpoint: str, region: str, credentials: Callable[[], Credentials], authorities: str = ""
+    ) -> None:
         self._region = region
         self._credentials = credentials
         if endpoint or "." in bucket:
@@ -82,6 +103,7 @@ class S3:
             self._base = f"{(endpoint or f'https://s3.{region}.amazonaws.com').rstrip('/')}/{bucket}"
         else:
             self._base = f"https://{bucket}.s3.{region}.amazonaws.com"
+        self._pool = connections(self._base, authorities)
 
     def ask(
         self, method: str, key: str = "", query: Mapping[str, str] | None = None, body: bytes = b"", *,
@@ -119,7 +141,7 @@ class S3:
             query["continuation-token"] = unescape(more[1])
 
 
-def role_credentials(environment: Mapping[str, str] = os.environ) -> Callable[[], Credentials]:
+def role_credentials(environment: Mapping[str, str] = os.environ, authorities: str = "") -> Callable[[], Credentials]:
     """Give the credentials of the service account's role (IRSA), as EKS tells of it in the environment."""
     try:
         role, file = environment["AWS_ROLE_ARN"], environment["AWS_WEB_IDENTITY_TOKEN_FILE"]
@@ -127,6 +149,7 @@ def role_credentials(environment: Mapping[str, str] = os.environ) -> Callable[[]
         raise S3Error("there are no credentials: name a Secret, or give the service account a role (IRSA)") from error
     region = environment.get("AWS_REGION") or "us-east-1"
     address = environment.get("AWS_ENDPOINT_URL_STS") or f"https://sts.{region}.amazonaws.com"
+    pool = connections(address, authorities)
     held: list[Credentials] = []
 
     def current() -> Credentials:
@@ -141,7 +164,6 @@ def role_credentials(environment: Mapping[str, str] = os.environ) -> Callable[[]
             "RoleSessionName": "trainingsession-backup", "WebIdentityToken": token,
         }  # fmt: skip
         try:
-            pool = urllib3.PoolManager(timeout=TIMEOUT, retries=TRIES)
             answer = pool.request("POST", address, fields=fields, encode_multipart=False)
         except HTTPError as error:
             raise S3Error(f"the role's credentials cannot be had: {_reason(error)}") from error

@@ -27,7 +27,11 @@ from forward_proxy import Authority, ForwardProxy, tls_in_front_of
 from git_server import GitServer
 from local_server import LocalServer, content
 from real_mongod import free_port
+from trainingsession_operator.archives import Archives
+from trainingsession_operator.bucket import Bucket
 from trainingsession_operator.jobs import build_job
+from trainingsession_operator.places import PlaceError
+from trainingsession_operator.s3 import S3, Credentials
 
 BODY = os.urandom(300_000)
 DIGEST = hashlib.sha256(BODY).hexdigest()
@@ -133,6 +137,39 @@ def test_an_object_of_s3(outside, behind_tls, proxy, monkeypatch):
         code, words = outside(kind="download", uri="s3://team.flowers/flowers.tar", credentials=keys)
         assert (code, words) == (0, f'"{DIGEST}"')
         assert set(proxy.asked) == {"s3.example.test"}
+    finally:
+        server.stop()
+
+
+def test_backups_reach_their_bucket(behind_tls, authority, proxy, monkeypatch, tmp_path):
+    monkeypatch.setattr(moto.settings, "S3_IGNORE_SUBDOMAIN_BUCKETNAME", True)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        for key, value in KEYS.items():
+            (tmp_path / key).write_text(value)
+        _, port = server.get_host_and_port()
+        address = behind_tls("s3", port)
+        with S3("backups", f"http://127.0.0.1:{port}", "us-east-1", lambda: Credentials("x", "x"))._pool as direct:
+            assert direct.request("PUT", f"http://127.0.0.1:{port}/through-a-proxy").status == 200
+        for name in [name for name in os.environ if "PROXY" in name.upper()]:
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("HTTPS_PROXY", proxy.uri)
+        monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1,.svc,.cluster.local")
+        proxy.asked.clear()
+
+        def bucket(authorities: str) -> Archives:
+            given = {"endpoint": address, "region": "us-east-1", "secret": tmp_path}
+            return Archives(Bucket("s3://through-a-proxy/team", authorities=authorities, **given))
+
+        name = "trainingsession-20261126T023000Z.zip"
+        bucket(str(authority.certificate)).store(name, lambda out: out.write(b"content"))
+        assert bucket(str(authority.certificate)).names() == [name]
+        assert set(proxy.asked) == {"s3.example.test"}
+        with pytest.raises(PlaceError, match="unable to get local issuer certificate"):
+            bucket("").names()
+        with pytest.raises(PlaceError, match=r"the authorities in /nowhere cannot be used: .*No such file"):
+            bucket("/nowhere")
     finally:
         server.stop()
 

@@ -123,6 +123,25 @@ def test_a_bucket_is_told_with_keys_from_a_secret_or_a_role(render):
     assert told(by_role, BACKUP).bucket_secret is None
 
 
+OUTSIDE = {"trainer": {"caBundle": {"configMap": "our-authorities", "key": "all.pem"},
+                       "proxy": {"https": "http://proxy:3128", "noProxy": [".example.com"]}}}  # fmt: skip
+
+
+def test_a_bucket_is_asked_for_through_the_proxy_and_with_the_authorities_of_ones_own(render):
+    for name in (BACKUP, RESTORE):
+        rendered = render({**BUCKET, **OUTSIDE})
+        assert told(rendered, name).bucket_ca_file == "/etc/trainingsession/ca-bundle/ca-bundle.crt"
+        source = volumes(rendered, name)["ca-bundle"]["configMap"]
+        assert source == {"name": "our-authorities", "items": [{"key": "all.pem", "path": "ca-bundle.crt"}]}
+        environment = {one["name"]: one["value"] for one in rendered.pods()[name]["spec"]["containers"][0]["env"]}
+        assert environment["HTTPS_PROXY"] == "http://proxy:3128"
+        assert environment["NO_PROXY"] == "localhost,127.0.0.1,.svc,.cluster.local,.example.com"
+        assert "HTTP_PROXY" not in environment
+    on_a_volume = render({**ON, **OUTSIDE})
+    assert "ca-bundle" not in volumes(on_a_volume, BACKUP)
+    assert "env" not in on_a_volume.pods()[BACKUP]["spec"]["containers"][0]
+
+
 @pytest.mark.parametrize(
     ("backup", "sentence"),
     [

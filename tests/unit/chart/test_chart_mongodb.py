@@ -109,3 +109,20 @@ def test_the_notes_name_every_volume(helm, chart):
     notes = helm(*arguments, "--set", "mongodb.members=3").stdout
     for number in range(3):
         assert f"pvc/data-{MONGODB}-{number} " in notes
+
+
+def test_its_administrator_is_not_shared_among_namespaces(template):
+    done = template({"mongodb": {"users": "shared"}})
+    assert done.returncode != 0
+    assert "set mongodb.users to managed, or name your own MongoDB in mongodb.external.uriSecret" in done.stderr
+
+
+def test_priority_and_annotations_reach_its_pods(render):
+    annotations = {"karpenter.sh/do-not-disrupt": "true"}
+    values = {"mongodb": {"priorityClassName": "storage", "podAnnotations": annotations}}
+    pod = render(values).one("StatefulSet", MONGODB)["spec"]["template"]
+    assert pod["spec"]["priorityClassName"] == "storage"
+    assert annotations.items() <= pod["metadata"]["annotations"].items()
+    plain = render({}).one("StatefulSet", MONGODB)["spec"]["template"]
+    assert "priorityClassName" not in plain["spec"]
+    assert list(plain["metadata"]["annotations"]) == ["kubectl.kubernetes.io/default-container"]

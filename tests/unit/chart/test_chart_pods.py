@@ -298,7 +298,7 @@ def test_names_stay_legal_with_the_longest_release_name(render, release):
 
 
 def test_two_renderings_are_the_same(template):
-    values = {"watchNamespaces": ["team-a"], "mongodb": {"users": "shared"}}
+    values = {"watchNamespaces": ["team-a"], "mongodb": {"users": "shared", "external": {"uriSecret": "atlas"}}}
     first, second = template(values), template(values)
     assert first.returncode == 0
     assert first.stdout == second.stdout
