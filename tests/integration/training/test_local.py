@@ -105,7 +105,7 @@ def test_what_cannot_be_exported_is_said(first, folder: Path) -> None:
     assert elsewhere.stderr.strip() == "nowhere holds no sessions; name their folder with --data."
 
 
-LONG = {"epochs": 80, "batchSize": 8}
+LONG = {"epochs": 40, "batchSize": 8}
 
 
 def write(folder: Path, **sessions) -> str:
@@ -151,7 +151,7 @@ def test_several_sessions_run_one_after_the_other_and_find_the_features(first, c
     assert compared.returncode == 0, compared.stderr
     assert compared.stdout.count("images are stored: no image is read and no base model built") == 3
     rows = re.findall(r"^(\w+) +Succeeded +(\d\.\d{4}) +(\d+/\d+)", compared.stdout, re.MULTILINE)
-    assert [(name, epochs) for name, _, epochs in rows] == [("same", "3/3"), ("bare", "3/3"), ("whole", "80/80")]
+    assert [(name, epochs) for name, _, epochs in rows] == [("same", "3/3"), ("bare", "3/3"), ("whole", "40/40")]
     assert rows[0][1] == re.search(r"Accuracy (\d\.\d{4})", first.stdout)[1], "the same as the first session's"
     assert "To get the best model by validation" in compared.stdout
     assert re.search(r" download (same|whole)/model\.keras --data data", compared.stdout)
@@ -212,17 +212,17 @@ def on_a_terminal(folder: Path, *arguments: str, interrupt_at: str = "") -> tupl
 
 def test_ctrl_c_saves_and_the_same_command_goes_on_to_the_same_result(compared, folder: Path) -> None:
     command = ("run", write(folder, stopped=LONG), "--data", "data")
-    code, shown = on_a_terminal(folder, *command, interrupt_at="Epoch  3/80")
+    code, shown = on_a_terminal(folder, *command, interrupt_at="Epoch  3/40")
     assert code == 75, shown
     assert "Ctrl-C again ends at once" in shown
-    assert re.search(r"stopped +Suspended +\d+/80", shown)
+    assert re.search(r"stopped +Suspended +\d+/40", shown)
     assert "The same command again goes on from here." in shown
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
     assert re.search(r"Training [━╸╺ ]+ +\d+% +accuracy \d", plain), "a bar"
 
     done = trainer(folder, *command)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"Going on after epoch \d+ of 80", done.stdout)
+    assert re.search(r"Going on after epoch \d+ of 40", done.stdout)
     assert "━" not in done.stdout, "no bar where there is no terminal"
     whole = re.search(r"^whole +Succeeded +(\S+)", compared.stdout, re.MULTILINE)[1]
     assert re.search(r"^stopped +Succeeded +(\S+)", done.stdout, re.MULTILINE)[1] == whole
