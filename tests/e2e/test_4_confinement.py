@@ -28,7 +28,10 @@ class Account:
     """The operator's account of a release that has rights and policies only: nothing runs with it."""
 
     cluster: Cluster
+    home: str
+    """The release's own namespace."""
     namespace: str
+    """One with sessions."""
     name: str
     user: str
 
@@ -44,11 +47,15 @@ class Account:
 def account(stack: Cluster) -> Iterator[Account]:
     release = f"confined-{uuid.uuid4().hex[:6]}"
     parts = ("--show-only", "templates/operator-rbac.yaml", "--show-only", "templates/operator-admission.yaml")
-    manifests = stack.helm("template", release, "charts/trainingsession", "-n", release, *parts)
-    stack.kubectl("create", "namespace", release)
+    # As the sample wants it.
+    values = ("--set", "trainer.serviceAccounts={flowers-reader}")
+    manifests = stack.helm("template", release, "charts/trainingsession", "-n", release, *values, *parts)
+    team = f"{release}-team"
+    for namespace in (release, team):
+        stack.kubectl("create", "namespace", namespace)
     stack.kubectl("apply", "-f", "-", stdin=manifests)
     name = f"{release}-trainingsession-operator"
-    made = Account(stack, release, name, f"system:serviceaccount:{release}:{name}")
+    made = Account(stack, release, team, name, f"system:serviceaccount:{release}:{name}")
     # A policy is in force a moment after it was made.
     stack.wait_for("the policy on Secrets", lambda: "may write only" in made.create(secret("other")).stderr, 30)
     bare = job()
@@ -56,7 +63,7 @@ def account(stack: Cluster) -> Iterator[Account]:
     stack.wait_for("the policy on Jobs", lambda: "owns" in made.create(bare).stderr, 30)
     yield made
     stack.kubectl("delete", "-f", "-", "--wait=false", stdin=manifests)
-    stack.kubectl("delete", "namespace", release, "--wait=false")
+    stack.kubectl("delete", "namespace", release, team, "--wait=false")
 
 
 def secret(name: str, **changed: Any) -> dict[str, Any]:
@@ -94,13 +101,21 @@ def job(change: Change = lambda pod: None) -> dict[str, Any]:
 
 
 def test_its_secrets_and_jobs_are_taken(account):
-    for manifest in (
-        secret("trainingsession-mongodb"),
-        secret(f"{account.namespace}-trainingsession-mongodb-server"),
-        job(),
-    ):
+    for manifest in (secret("trainingsession-mongodb"), job()):
         done = account.create(manifest)
         assert done.code == 0, done.stderr
+    server = secret(f"{account.home}-trainingsession-mongodb-server")
+    done = replace(account, namespace=account.home).create(server)
+    assert done.code == 0, done.stderr
+
+
+def test_beside_mongodb_s_secrets_and_volumes_a_job_mounts_no_claim(account):
+    at_home = replace(account, namespace=account.home)
+    done = at_home.create(job())
+    assert done.code != 0
+    assert "in the operator's own namespace" in done.stderr
+    done = at_home.create(job(lambda pod: pod["volumes"].pop(2)))
+    assert done.code == 0, done.stderr
 
 
 @pytest.mark.parametrize("sample", ["digits", "complete"])
@@ -119,8 +134,7 @@ def test_the_jobs_that_the_operator_builds_are_taken(account, repo, sample):
 
 def test_the_secret_of_a_server_elsewhere_is_refused(account):
     # The name alone is not enough: it has to be in the release's own namespace, where the Role ends as well.
-    elsewhere = secret(f"{account.namespace}-trainingsession-mongodb-server")
-    done = replace(account, namespace="default").create(elsewhere)
+    done = account.create(secret(f"{account.home}-trainingsession-mongodb-server"))
     assert done.code != 0
     assert "may write only the Secret trainingsession-mongodb" in done.stderr
 
