@@ -119,7 +119,7 @@ def _before_its_end(
     left = limits.pending_seconds_left(session, observed.pods, now)
     if left is not None and outlook.look_again is not None:
         outlook = replace(outlook, look_again=min(outlook.look_again, max(0.0, left) + 1.0))
-    return replace(outlook, actions=(*_deadline(session, observed, job), *_end_helpers(job)))
+    return replace(outlook, actions=(*_deadline(session, observed, job, now), *_end_helpers(job)))
 
 
 def _choosing(step: plan.Step) -> Outlook:
@@ -236,13 +236,14 @@ def _no_pod(
     return _waiting(Reason.BACKING_OFF, text.strip())
 
 
-def _deadline(session: Session, observed: Observed, job: Mapping[str, Any]) -> tuple[Action, ...]:
+def _deadline(session: Session, observed: Observed, job: Mapping[str, Any], now: datetime) -> tuple[Action, ...]:
     """Count the deadline from the first start of a trainer in any of the session's Jobs; every Job has its clock."""
     limit, began = session.run_policy.active_deadline_seconds, job.get("status", {}).get("startTime")
-    started = session.status.get("startTime") or pods_say.started_at(observed.pods)
-    if limit is None or not started or not began or job["spec"].get("activeDeadlineSeconds") is not None:
+    known = session.status.get("startTime")
+    started = datetime.fromisoformat(known) if known else pods_say.started_at(observed.pods, now)
+    if limit is None or started is None or not began or job["spec"].get("activeDeadlineSeconds") is not None:
         return ()
-    waited = (datetime.fromisoformat(started) - datetime.fromisoformat(began)).total_seconds()
+    waited = (started - datetime.fromisoformat(began)).total_seconds()
     return (SetDeadline(max(1, limit + ceil(waited))),)
 
 

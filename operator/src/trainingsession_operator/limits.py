@@ -54,7 +54,7 @@ def vanished(now: Disruptions, job: Mapping[str, Any], pods: Sequence[Mapping[st
 def pending_seconds_left(session: Session, pods: Sequence[Mapping[str, Any]], now: datetime) -> float | None:
     """Give the seconds until the trainer must have started; None where nothing is asked for, or it did start."""
     limit = session.run_policy.pending_deadline_seconds
-    if limit is None or session.status.get("startTime") or pods_say.started_at(pods):
+    if limit is None or session.status.get("startTime") or pods_say.started_at(pods, now):
         return None
     suspended = condition_of(session.status, SUSPENDED)
     if suspended.get("status") == "True":
@@ -72,12 +72,7 @@ def gpu_seconds(
     earlier = str(annotations.get(GPU_SECONDS_ANNOTATION, ""))[:12]
     used = float(earlier) if earlier.isdecimal() else 0.0
     for pod in pods:
-        state = pods_say.container_state(pod)
-        part = state.get("running") or state.get("terminated") or {}
-        if part.get("startedAt"):
-            end = datetime.fromisoformat(part["finishedAt"]) if part.get("finishedAt") else now
-            seconds = (end - datetime.fromisoformat(part["startedAt"])).total_seconds()
-            used += max(0.0, seconds) * _gpus(pod, session.resources.gpu_resource_name)
+        used += pods_say.seconds_run(pod, now) * _gpus(pod, session.resources.gpu_resource_name)
     return max(round(used), int(session.status.get("gpuSeconds") or 0)) or None
 
 

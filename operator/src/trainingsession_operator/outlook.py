@@ -76,12 +76,12 @@ def status_of(
         states[QUOTA_RESERVED] = quota
     job, step = observed.job, outlook.chooses or observed.step
     disruptions = limits.disruptions(session, job, observed.pods, record)
-    news = _is_news(session, observed, outlook)
+    news, started = _is_news(session, observed, outlook), pods_say.started_at(observed.pods, at)
     values: Json = {
         "observedGeneration": session.generation,
         "phase": outlook.phase,
         "conditions": conditions(states, before, session.generation, now),
-        "startTime": before.get("startTime") or _utc(pods_say.started_at(observed.pods)),
+        "startTime": before.get("startTime") or (utc(started) if started is not None else None),
         "disruptions": disruptions.count or None,
         "lastDisruption": disruptions.last,
         "gpuSeconds": limits.gpu_seconds(session, job, observed.pods, at) if news else before.get("gpuSeconds"),

@@ -74,15 +74,42 @@ def is_alive(pod: Mapping[str, Any]) -> bool:
     return phase in ("Pending", "Running", "Unknown") and "terminated" not in container_state(pod)
 
 
-def started_at(pods: Sequence[Mapping[str, Any]]) -> str | None:
-    """When the trainer first started, by the kubelet's clock."""
-    times = []
-    for pod in pods:
-        state = container_state(pod)
-        part = state.get("running") or state.get("terminated") or {}
-        if part.get("startedAt"):
-            times.append(part["startedAt"])
-    return min(times, default=None)
+def start_of(pod: Mapping[str, Any], now: datetime) -> datetime | None:
+    """When the trainer started in this pod.
+
+    The kubelet says so, and its node's clock may be wrong: it was after the pod got its node, and not in the future.
+    """
+    state = container_state(pod)
+    part = state.get("running") or state.get("terminated") or {}
+    if not part.get("startedAt"):
+        return None
+    started, bound = datetime.fromisoformat(part["startedAt"]), _bound_at(pod)
+    return min(now, started if bound is None else max(started, bound))
+
+
+def started_at(pods: Sequence[Mapping[str, Any]], now: datetime) -> datetime | None:
+    """When the trainer first started in one of the pods."""
+    return min((at for pod in pods if (at := start_of(pod, now)) is not None), default=None)
+
+
+def seconds_run(pod: Mapping[str, Any], now: datetime) -> float:
+    """For how long the trainer has run in this pod."""
+    ended, started = container_state(pod).get("terminated") or {}, start_of(pod, now)
+    if started is None:
+        return 0.0
+    if ended.get("finishedAt"):
+        # Two times of one clock, right or wrong.
+        began = datetime.fromisoformat(ended["startedAt"])
+        return max(0.0, (datetime.fromisoformat(ended["finishedAt"]) - began).total_seconds())
+    return (now - started).total_seconds()
+
+
+def _bound_at(pod: Mapping[str, Any]) -> datetime | None:
+    """When the pod got its node, else when it was made, both by the API server's clock."""
+    conditions = pod.get("status", {}).get("conditions") or []
+    bound = (c.get("lastTransitionTime") for c in conditions if c["type"] == "PodScheduled" and c["status"] == "True")
+    at = next(bound, None) or pod["metadata"].get("creationTimestamp")
+    return datetime.fromisoformat(at) if at else None
 
 
 def why_waiting(pod: Mapping[str, Any], remark: str = "") -> Waiting:
