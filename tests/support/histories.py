@@ -26,7 +26,9 @@ SPECS = (
     {"runPolicy": {"maxDisruptions": 0}}, {"resources": {"workers": 1, "gpuForHead": "never"}},
 )  # fmt: skip
 SPEC_CHANGES = ({"suspend": True}, {"suspend": False})
-"""What a user may change after the session was created; one of them is chosen at a time."""
+"""What a user may change at any time; one of them is chosen at a time."""
+GPUS = (0, 1)
+"""What may be changed only while the session is suspended."""
 EDITS = (
     {"phase": "Succeeded", "accuracy": "1.0000"}, {"phase": None}, {"jobName": None, "placement": None},
     {"placement": {"job": "another"}}, {"attempts": 7}, {"conditions": []},
@@ -36,8 +38,8 @@ EDITS = (
 
 STEPS_BY_WEIGHT = {
     "look": 30, "look and die": 15, "look and be refused": 8, "start pods": 15, "train": 8, "end pods": 12,
-    "collect": 8, "lose a Job": 3, "create": 6, "delete": 2, "change the spec": 6, "storage goes": 3,
-    "storage comes": 5, "edit the status": 2,
+    "collect": 8, "lose a Job": 3, "create": 6, "delete": 2, "change the spec": 6, "change the GPUs": 6,
+    "storage goes": 3, "storage comes": 5, "edit the status": 2,
 }  # fmt: skip
 
 
@@ -67,6 +69,10 @@ def step(world: MemoryWorld, name: str) -> None:
             world.delete()
         case "change the spec":
             world.change_spec(**choose(SPEC_CHANGES))
+        case "change the GPUs":
+            spec = (world.cluster.resource or {}).get("spec", {})
+            if spec.get("suspend"):
+                world.change_spec(resources={**spec["resources"], "gpus": choose(GPUS)})
         case "storage goes":
             world.records.away = True
         case "storage comes":
