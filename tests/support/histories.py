@@ -62,7 +62,7 @@ def step(world: MemoryWorld, name: str) -> None:
             world.collect()
         case "lose a Job":
             if world.cluster.jobs:
-                world.lose_job(choose(sorted(world.cluster.jobs)))
+                world.lose_job(choose(sorted(world.cluster.jobs)), leaving_pods=choose((False, True)))
         case "create":
             world.create(**choose(SPECS))
         case "delete":
@@ -86,6 +86,7 @@ def check(world: MemoryWorld, uids: set[str], since: int) -> None:
     """What holds after every step."""
     for uid in uids:
         assert len(world.jobs_without_their_work(uid)) <= 1, "one Job at a time"
+        assert len(world.pods_at_work(uid)) <= 1, "one pod at a time"
     for uid, status, record in world.statuses[since:]:
         accuracy = record_view.accuracy(record)
         shown = status.get("accuracy")

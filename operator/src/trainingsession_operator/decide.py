@@ -62,28 +62,30 @@ def _outlook(session: Session, observed: Observed, now: datetime, refused: State
         # Finished is finished, even if the Job was deleted or failed after the result was published.
         return _succeeded(observed)
     if observed.waits and (job is None or has_ended(job)):
-        if session.suspend and job is None and all(map(ends.did_its_work, observed.earlier)):
+        if session.suspend and job is None and not observed.orphans and all(map(ends.did_its_work, observed.earlier)):
             # It waits for its user, whatever else is away.
             return _suspended()
         # Only the record can tell whether a Job that ended has published; until it can be read, nothing is claimed.
         waiting = _waiting(observed.waits.reason, observed.waits.message, LOOK_OUTSIDE)
         return waiting if job is None else replace(waiting, phase=_phase_before(session))
     if step is None:
-        return _next(session, plan.first(session, stored=observed.stored), refused)
+        return _next(session, observed, plan.first(session, stored=observed.stored), refused, now)
     ended = pods_say.last_end(pods_say.first_workers(observed.pods), record or {})
     if job is None or has_ended(job):
         code = None if job is None else ends.exit_code(job, ended)
         extracted = record_view.extracted(record or {}) and (job is None or ends.did_its_work(job))
         following = plan.following(step, exit_code=code, extracted=extracted)
         if following is not None:
-            return _next(session, following, refused)
+            return _next(session, observed, following, refused, now)
     over = _over_limit(session, observed, now)
     if job is None:
-        return _without_job(session, observed, plan.step_name(session, step), refused or over)
+        return _without_job(session, observed, plan.step_name(session, step), refused or over, now)
     return _at_its_end(session, job, ended) if has_ended(job) else _before_its_end(session, observed, job, over, now)
 
 
-def _next(session: Session, step: plan.Step, refused: State | None) -> Outlook:
+def _next(session: Session, observed: Observed, step: plan.Step, refused: State | None, now: datetime) -> Outlook:
+    if observed.orphans:
+        return _left_behind(session, observed.orphans[-1], now)
     if session.suspend:
         return _suspended()
     return _choosing(step) if refused is None else _failed(refused, None)
@@ -141,10 +143,19 @@ def _suspended() -> Outlook:
     return Outlook("Suspended", state, state, suspended=State("True", Reason.SUSPENDED, text), forgets_job=True)
 
 
-def _stopping(session: Session, *actions: Action) -> Outlook:
-    text = "The session is being suspended: the trainer saves its state, and its Job ends."
-    state, phase = State("False", Reason.SUSPENDING, text), _phase_before(session)
-    return Outlook(phase, state, state, suspended=state, actions=actions, look_again=LOOK_SOON, forgets_job=True)
+def _stopping(session: Session, *actions: Action, left: pods_say.Waiting | None = None) -> Outlook:
+    """Give what is so until the session holds nothing; `left` is what holds that up, where it is not its Job."""
+    text = left.message if left else "The session is being suspended: the trainer saves its state, and its Job ends."
+    suspended, phase = State("False", Reason.SUSPENDING, text), _phase_before(session)
+    ready = State("False", left.reason, text) if left else suspended
+    look_again = LOOK_OUTSIDE if left else LOOK_SOON
+    return Outlook(phase, ready, ready, suspended=suspended, actions=actions, look_again=look_again, forgets_job=True)
+
+
+def _left_behind(session: Session, pod: Mapping[str, Any], now: datetime) -> Outlook:
+    """Wait for a pod that has outlived its Job: another one would train beside it."""
+    left = pods_say.why_left(pod, now)
+    return _stopping(session, left=left) if session.suspend else _waiting(left.reason, left.message, LOOK_OUTSIDE)
 
 
 def _phase_before(session: Session) -> str:
@@ -153,7 +164,7 @@ def _phase_before(session: Session) -> str:
     return before if before in ("Extracting", "Training") else "Pending"
 
 
-def _without_job(session: Session, observed: Observed, name: str, over: State | None) -> Outlook:
+def _without_job(session: Session, observed: Observed, name: str, over: State | None, now: datetime) -> Outlook:
     for job in observed.earlier:
         if not ends.did_its_work(job):
             # What it holds must be free first; it is waited for until the API server does not know it any more.
@@ -163,6 +174,8 @@ def _without_job(session: Session, observed: Observed, name: str, over: State | 
                 return _stopping(session, *going)
             text = f"Job {metadata['name']} is still ending; {name} follows."
             return _waiting(Reason.JOB_TERMINATING, text, LOOK_SOON, going)
+    if observed.orphans:
+        return _left_behind(session, observed.orphans[-1], now)
     if session.suspend:
         return _suspended()
     if over is not None:

@@ -160,6 +160,20 @@ def why_terminating(pod: Mapping[str, Any], now: datetime) -> Waiting:
     return Waiting(Reason.POD_TERMINATING, f"Pod {name} is being deleted; the next attempt follows when it has ended.")
 
 
+def why_left(pod: Mapping[str, Any], now: datetime) -> Waiting:
+    """Why nothing can follow a pod whose Job is gone."""
+    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+    if pod["metadata"].get("deletionTimestamp"):
+        going = why_terminating(pod, now)
+        text = f"The Job of pod {name} is gone, and the pod is being deleted; the session goes on when it has ended."
+        return going if going.reason == Reason.NODE_LOST else Waiting(Reason.JOB_TERMINATING, text)
+    text = (
+        f"The Job of pod {name} is gone, and the pod is still there; the session goes on when it has ended. "
+        f"To end it: kubectl delete pod {name} -n {namespace}"
+    )
+    return Waiting(Reason.JOB_TERMINATING, text)
+
+
 def last_end(pods: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> Ended | None:
     """How the newest ended attempt ended: the sentence from the record, else from the pod; None where none ended."""
     for pod in reversed(pods):

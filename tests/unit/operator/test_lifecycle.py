@@ -327,6 +327,54 @@ def test_a_node_that_is_gone_is_named_when_the_pods_time_is_over():
     assert "kubectl delete node gpu-1" in condition(decision.status, "PodsReady")["message"]
 
 
+LEFT = f"The Job of pod {JOB}-pod-1 is gone, and the pod is"
+ENDING = f"{LEFT} being deleted; the session goes on when it has ended."
+STAYING = (
+    f"{LEFT} still there; the session goes on when it has ended. To end it: kubectl delete pod {JOB}-pod-1 -n team-a"
+)
+
+
+@pytest.mark.parametrize(
+    ("left", "reason", "words"),
+    [
+        (terminating(running(), node="gpu-1"), "OldJobTerminating", ENDING),
+        (running(), "OldJobTerminating", STAYING),
+        (terminating(running(), node="gone") | {"metadata": {**running()["metadata"], "deletionTimestamp": STARTED}},
+         "NodeLost", "kubectl delete node gone"),
+    ],
+    ids=["until it has saved", "with --cascade=orphan", "on a node that is gone"],
+)  # fmt: skip
+@pytest.mark.parametrize("extracted", [False, True])
+def test_a_pod_that_outlives_its_job_is_waited_for_and_no_job_made_beside_it(left, reason, words, extracted):
+    step = plan.EXTRACT if extracted else plan.WHOLE
+    seen = Observed(record=record(extracted=extracted), step=step, orphans=(left,))
+    decision = decided(seen, RUNNING)
+    assert (decision.actions, decision.chooses, decision.status["phase"]) == ((), None, "Pending")
+    assert told(decision, "PodsReady") == ("False", reason)
+    assert words in condition(decision.status, "PodsReady")["message"]
+    ended = decided(Observed(record=record(), step=plan.WHOLE), decision.status)
+    assert ended.actions == (CreateJob(lost=True),)
+
+    held = decided(seen, RUNNING, suspend=True)
+    assert (held.actions, held.chooses, told(held, "Suspended")) == ((), None, ("False", "Suspending"))
+    assert told(held, "PodsReady") == ("False", reason)
+    assert words in condition(held.status, "Suspended")["message"]
+    again = decided(seen, held.status, suspend=True)
+    assert told(again, "Suspended") == ("False", "Suspending")
+    assert decided(Observed(record=record(), step=step), again.status, suspend=True).status["phase"] == "Suspended"
+
+
+def test_a_session_with_a_pod_that_outlives_its_job_is_not_called_suspended_while_storage_is_away():
+    away = State("False", "StorageUnavailable", "MongoDB is away.")
+    decision = decided(Observed(waits=away, orphans=(running(),)), RUNNING, suspend=True)
+    assert told(decision, "PodsReady") == ("False", "StorageUnavailable")
+
+
+def test_a_pod_that_outlives_its_job_and_publishes_ends_the_session():
+    decision = decided(Observed(record=record(result=result()), orphans=(running(),)), RUNNING)
+    assert decision.status["phase"] == "Succeeded"
+
+
 def test_the_pullers_words_do_not_flap():
     def pulling(reason: str, message: str) -> Observed:
         state = {"waiting": {"reason": reason, "message": message}}
