@@ -74,6 +74,11 @@ class Reason:
 
 
 REASONS = frozenset(value for name, value in vars(Reason).items() if name.isupper())
+ALERTING = (
+    Reason.ACCELERATOR_MISSING, Reason.ARTIFACTS_MISSING, Reason.DISRUPTED_TOO_OFTEN, Reason.JOB_FAILED,
+    Reason.JOB_LOST, Reason.PENDING_DEADLINE_EXCEEDED, Reason.RESULT_MISSING,
+)  # fmt: skip
+"""Reasons of failures for which the alert TrainingSessionFailForOneReason asks: hardly ever their authors' fault."""
 OTHER_REASON = "Other"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from trainingsession_operator.handlers import Intake
@@ -63,7 +65,7 @@ def test_an_end_is_news_once(intake, metrics):
 def test_after_a_restart_what_had_ended_is_no_news(intake, metrics):
     for kind in (None, None, "MODIFIED", "DELETED"):
         intake.told({"type": kind, "object": resource("Succeeded", finished=True)})
-    assert finished(metrics) is None
+    assert finished(metrics) == 0
     assert len(intake.queue) == 0
 
 
@@ -191,3 +193,30 @@ def test_a_failure_is_counted_by_its_reason(intake, metrics, reason, counted):
     intake.told({"type": "MODIFIED", "object": failed})
     labels = {"namespace": "a", "reason": counted}
     assert metrics.registry.get_sample_value("trainingsession_failed_total", labels) == 1
+
+
+def test_what_alerts_count_is_there_from_a_namespaces_first_session_on(intake, metrics, repo):
+    """Prometheus sees no increase in the first value of a series."""
+    alerts = (repo / "charts/trainingsession/templates/operator-alerts.yaml").read_text()
+    (reasons,) = re.findall(r'reason=~"([A-Za-z|]+)"', alerts)
+    intake.told({"type": None, "object": resource("Training", finished=False)})
+    counted = {
+        ("trainingsession_failed_total", "reason"): {*reasons.split("|")},
+        ("trainingsession_finished_total", "phase"): {"Succeeded", "Failed"},
+    }
+    for (name, label), values in counted.items():
+        found = [s for family in metrics.registry.collect() for s in family.samples if s.name == name]
+        assert {s.labels[label]: s.value for s in found} == dict.fromkeys(values, 0)
+    metrics.forget("a")
+    assert metrics.namespaces() == set()
+
+
+def test_a_success_that_lost_its_artifacts_is_counted_as_a_failure_and_not_as_another_end(intake, metrics):
+    lost = resource("Failed", finished=True)
+    next(c for c in lost["status"]["conditions"] if c["type"] == "Failed")["reason"] = "ArtifactsMissing"
+    for kind, session in ((None, resource("Succeeded", finished=True)), ("MODIFIED", lost), ("MODIFIED", lost)):
+        intake.told({"type": kind, "object": session})
+    labels = {"namespace": "a", "reason": "ArtifactsMissing"}
+    assert metrics.registry.get_sample_value("trainingsession_failed_total", labels) == 1
+    ends = {"namespace": "a", "phase": "Failed"}
+    assert metrics.registry.get_sample_value("trainingsession_finished_total", ends) == 0
