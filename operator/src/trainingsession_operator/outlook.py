@@ -33,6 +33,7 @@ DEFAULT_EPOCHS = 20
 NOT_YET = State("False", Reason.NOT_FINISHED, "The session is not at its end.")
 NOT_SUSPENDED = State("False", Reason.NOT_SUSPENDED, "spec.suspend is false.")
 NOT_HELD = State("False", Reason.NOT_SUSPENDED, "spec.suspend is true, and the session has not been suspended.")
+GPU_FIELDS = ("gpuSeconds", "gpuSecondsUntil")
 PULLING = ("ErrImagePull", "ImagePullBackOff")
 
 
@@ -84,7 +85,7 @@ def status_of(
         "startTime": before.get("startTime") or (utc(started) if started is not None else None),
         "disruptions": disruptions.count or None,
         "lastDisruption": disruptions.last,
-        "gpuSeconds": limits.gpu_seconds(session, job, observed.pods, at) if news else before.get("gpuSeconds"),
+        **_gpu_seconds(session, observed, at, news),
         "headFrom": record_view.head_from(record) or before.get("headFrom"),
         "reusedFrom": record_view.reused_from(record) or before.get("reusedFrom"),
         "completionTime": (_utc(outlook.ended_at) or before.get("completionTime") or now) if end else None,
@@ -128,6 +129,13 @@ def _attempts(observed: Observed, before: Mapping[str, Any], disruptions: limits
     # A pod that was drained leaves neither itself nor a count in the Job.
     now += limits.vanished(disruptions, job, observed.pods)
     return max(now, int(before.get("attempts") or 0)) or None
+
+
+def _gpu_seconds(session: Session, observed: Observed, now: datetime, news: bool) -> Json:
+    if not news:
+        return {name: session.status.get(name) for name in GPU_FIELDS}
+    counted = limits.gpu_seconds(session, observed.job, (*observed.pods, *observed.orphans), now)
+    return dict(zip(GPU_FIELDS, (counted[0], utc(counted[1])), strict=True)) if counted is not None else {}
 
 
 def _is_news(session: Session, observed: Observed, outlook: Outlook) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from . import record_view
@@ -74,8 +74,8 @@ def is_alive(pod: Mapping[str, Any]) -> bool:
     return phase in ("Pending", "Running", "Unknown") and "terminated" not in container_state(pod)
 
 
-def start_of(pod: Mapping[str, Any], now: datetime) -> datetime | None:
-    """When the trainer started in this pod.
+def ran(pod: Mapping[str, Any], now: datetime) -> tuple[datetime, datetime] | None:
+    """From when until when the trainer has run in this pod so far; None where it did not start.
 
     The kubelet says so, and its node's clock may be wrong: it was after the pod got its node, and not in the future.
     """
@@ -83,25 +83,16 @@ def start_of(pod: Mapping[str, Any], now: datetime) -> datetime | None:
     part = state.get("running") or state.get("terminated") or {}
     if not part.get("startedAt"):
         return None
-    started, bound = datetime.fromisoformat(part["startedAt"]), _bound_at(pod)
-    return min(now, started if bound is None else max(started, bound))
+    began, bound = datetime.fromisoformat(part["startedAt"]), _bound_at(pod)
+    # Between two times of one clock, whether it is right or not.
+    took = max(datetime.fromisoformat(part["finishedAt"]) - began, timedelta()) if part.get("finishedAt") else None
+    start = min(began if bound is None else max(began, bound), now - (took or timedelta()))
+    return start, now if took is None else start + took
 
 
 def started_at(pods: Sequence[Mapping[str, Any]], now: datetime) -> datetime | None:
     """When the trainer first started in one of the pods."""
-    return min((at for pod in pods if (at := start_of(pod, now)) is not None), default=None)
-
-
-def seconds_run(pod: Mapping[str, Any], now: datetime) -> float:
-    """For how long the trainer has run in this pod."""
-    ended, started = container_state(pod).get("terminated") or {}, start_of(pod, now)
-    if started is None:
-        return 0.0
-    if ended.get("finishedAt"):
-        # Two times of one clock, right or wrong.
-        began = datetime.fromisoformat(ended["startedAt"])
-        return max(0.0, (datetime.fromisoformat(ended["finishedAt"]) - began).total_seconds())
-    return (now - started).total_seconds()
+    return min((times[0] for pod in pods if (times := ran(pod, now)) is not None), default=None)
 
 
 def _bound_at(pod: Mapping[str, Any]) -> datetime | None:

@@ -393,6 +393,31 @@ def test_gpu_seconds_are_those_of_pods_with_gpus_and_of_jobs_before():
     assert decided(observed, RUNNING).status["gpuSeconds"] == 100 + 2 * 29 * 60
 
 
+GPUS = {"containers": [{"resources": {"limits": {"nvidia.com/gpu": "2"}}}]}
+
+
+def test_gpu_seconds_of_an_attempt_that_is_gone_stay_counted_and_none_is_counted_twice():
+    first = {**created(running("pod-1", "2024-05-06T12:00:00Z"), "2024-05-06T12:00:00Z"), "spec": GPUS}
+    drained = terminating(first, node="gpu-1") | {"spec": GPUS | {"nodeName": "gpu-1"}}
+    second = {**created(running("pod-2", "2024-05-06T13:10:00Z"), "2024-05-06T13:10:00Z"), "spec": GPUS}
+    status: dict[str, Any] = RUNNING
+    counted = []
+    for minutes, pod_, kind in ((30, first, 1), (60, drained, 1), (60, drained, 1), (71, second, 1), (120, second, 0)):
+        seen = job(active=1) if kind else job(COMPLETE)
+        known = record() if kind else record(result=result())
+        status = decide(session(status), Observed(seen, (pod_,), record=known), NOW + timedelta(minutes=minutes)).status
+        counted.append(status.get("gpuSeconds"))
+    assert counted[1] == counted[2] == 2 * 3600
+    assert counted[-1] == 2 * (3600 + 50 * 60)
+    assert status["gpuSecondsUntil"] == "2024-05-06T14:00:00Z"
+
+
+def test_gpu_seconds_of_a_pod_are_those_of_its_own_clock():
+    ahead = {"exitCode": 1, "startedAt": "2024-05-06T12:50:00Z", "finishedAt": "2024-05-06T12:55:00Z"}
+    one = {**created(pod("pod-1", "Failed", {"terminated": ahead}), "2024-05-06T11:50:00Z"), "spec": GPUS}
+    assert decided(Observed(job(FAILED), (one,), record=record()), RUNNING).status["gpuSeconds"] == 2 * 5 * 60
+
+
 def test_a_claim_counts_as_one_gpu():
     claiming = {"containers": [{"resources": {"limits": {"cpu": "2"}, "claims": [{"name": "gpu"}]}}]}
     observed = Observed(job(FAILED), ({**ended(1), "spec": claiming},), record=record())
