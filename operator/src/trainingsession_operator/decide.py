@@ -103,13 +103,14 @@ def _at_its_end(session: Session, job: Mapping[str, Any], ended: pods_say.Ended 
 def _before_its_end(
     session: Session, observed: Observed, job: Mapping[str, Any], over: State | None, now: datetime
 ) -> Outlook:
+    lost = pods_say.on_lost_node(observed.pods, now)
     if job["metadata"].get("deletionTimestamp"):
         if session.suspend:
-            return _stopping(session)
-        return _waiting(Reason.JOB_TERMINATING, "The old Job is still ending; a new one follows.", LOOK_SOON)
+            return _stopping(session, left=lost)
+        return _ending("The old Job is still ending; a new one follows.", lost)
     this = DeleteJob(job["metadata"]["name"], job["metadata"]["uid"])
     if session.suspend:
-        return _stopping(session, this)
+        return _stopping(session, this, left=lost)
     if over is not None:
         # One that waits in a queue has no clock, and no logs to keep.
         action: Action = this if queueing.is_held(job) else EndJob(over.reason)
@@ -152,6 +153,13 @@ def _stopping(session: Session, *actions: Action, left: pods_say.Waiting | None 
     return Outlook(phase, ready, ready, suspended=suspended, actions=actions, look_again=look_again, forgets_job=True)
 
 
+def _ending(text: str, lost: pods_say.Waiting | None, actions: tuple[Action, ...] = ()) -> Outlook:
+    """Wait for a Job that is being deleted; `lost` is the pod that keeps it there until somebody removes its node."""
+    if lost is not None:
+        return _waiting(lost.reason, lost.message, LOOK_OUTSIDE, actions)
+    return _waiting(Reason.JOB_TERMINATING, text, LOOK_SOON, actions)
+
+
 def _left_behind(session: Session, pod: Mapping[str, Any], now: datetime) -> Outlook:
     """Wait for a pod that has outlived its Job: another one would train beside it."""
     left = pods_say.why_left(pod, now)
@@ -170,10 +178,10 @@ def _without_job(session: Session, observed: Observed, name: str, over: State | 
             # What it holds must be free first; it is waited for until the API server does not know it any more.
             metadata = job["metadata"]
             going = () if metadata.get("deletionTimestamp") else (DeleteJob(metadata["name"], metadata["uid"]),)
+            stuck = pods_say.on_lost_node(observed.orphans, now)
             if session.suspend:
-                return _stopping(session, *going)
-            text = f"Job {metadata['name']} is still ending; {name} follows."
-            return _waiting(Reason.JOB_TERMINATING, text, LOOK_SOON, going)
+                return _stopping(session, *going, left=stuck)
+            return _ending(f"Job {metadata['name']} is still ending; {name} follows.", stuck, going)
     if observed.orphans:
         return _left_behind(session, observed.orphans[-1], now)
     if session.suspend:

@@ -10,7 +10,7 @@ from typing import Any
 
 from . import plan, queueing
 from .cluster import Cluster
-from .ends import has_ended
+from .ends import did_its_work, has_ended
 from .errors import ApiError, StorageUnavailableError
 from .identity import identity
 from .kueue import look_at_queue
@@ -79,7 +79,8 @@ class Observer:
         elif not _is_new(session, record):
             # A Job deleted by hand leaves its pods, for their time to save or, with --cascade=orphan, for good.
             found = [pod for pod in self.cluster.pods(session.namespace, session.uid) if is_alive(pod)]
-            orphans = [pod for pod in found if not any(_belongs(pod, one) for one in earlier)]
+            done = [one for one in earlier if did_its_work(one)]
+            orphans = [pod for pod in found if not any(_belongs(pod, one) for one in done)]
         queue = queueing.NOT_LOOKED_AT
         if job is not None and session.scheduling.queue_name and queueing.is_held(job):
             queue = look_at_queue(self.cluster, session, job)

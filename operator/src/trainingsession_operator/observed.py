@@ -78,7 +78,7 @@ class Observed:
     mount: str = ""
     """Why the pod's node cannot mount a volume, in its words."""
     orphans: tuple[Mapping[str, Any], ...] = ()
-    """Pods of a Job that is gone, in which a trainer runs or may start; looked for where the step has no Job."""
+    """Pods with a trainer, of an earlier step's Job or of one that is gone; looked for where the step has no Job."""
 
     def at(self, step: plan.Step) -> Observed:
         """Give the same once the session has come to another step."""

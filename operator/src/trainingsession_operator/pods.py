@@ -145,10 +145,16 @@ def why_terminating(pod: Mapping[str, Any], now: datetime) -> Waiting:
     if node and (now - datetime.fromisoformat(due)).total_seconds() > LOST_SECONDS:
         text = (
             f"Pod {name} should have ended at {due}, and node {node} does not say that it has. If the node is gone for "
-            f"good, remove it, and the next attempt follows: kubectl delete node {node}."
+            f"good, remove it, so that Kubernetes lets the pod go: kubectl delete node {node}."
         )
         return Waiting(Reason.NODE_LOST, text)
     return Waiting(Reason.POD_TERMINATING, f"Pod {name} is being deleted; the next attempt follows when it has ended.")
+
+
+def on_lost_node(pods: Sequence[Mapping[str, Any]], now: datetime) -> Waiting | None:
+    """Why one of the pods does not go although it was told to, where that is for its node."""
+    going = [why_terminating(pod, now) for pod in pods if pod["metadata"].get("deletionTimestamp") and is_alive(pod)]
+    return next((said for said in going if said.reason == Reason.NODE_LOST), None)
 
 
 def why_left(pod: Mapping[str, Any], now: datetime) -> Waiting:

@@ -327,6 +327,26 @@ def test_a_node_that_is_gone_is_named_when_the_pods_time_is_over():
     assert "kubectl delete node gpu-1" in condition(decision.status, "PodsReady")["message"]
 
 
+@pytest.mark.parametrize("suspend", [True, False])
+@pytest.mark.parametrize("of", ["this step", "an earlier step"])
+def test_a_node_that_is_gone_is_named_too_where_its_job_is_to_go(suspend, of):
+    late = terminating(running(), node="gpu-1")
+    seen = Observed(job(deleted=True), (late,), record=record())
+    if of == "an earlier step":
+        seen = Observed(record=record(), step=plan.AGAIN, earlier=(job(deleted=True),), orphans=(late,))
+    before = decide(session(RUNNING, suspend=suspend), seen, NOW)
+    assert told(before, "PodsReady") == ("False", "Suspending" if suspend else "OldJobTerminating")
+    decision = decide(session(before.status, suspend=suspend), seen, NOW + timedelta(minutes=1))
+    assert told(decision, "PodsReady") == ("False", "NodeLost")
+    assert decision.actions == ()
+    for kind in ("PodsReady", "Suspended") if suspend else ("PodsReady",):
+        assert "kubectl delete node gpu-1" in condition(decision.status, kind)["message"]
+    assert told(decision, "Suspended")[0] == "False"
+    asked = Observed(job(active=1), (late,), record=record())
+    decision = decide(session(RUNNING, suspend=True), asked, NOW + timedelta(minutes=1))
+    assert (decision.actions, told(decision, "PodsReady")) == ((THIS,), ("False", "NodeLost"))
+
+
 LEFT = f"The Job of pod {JOB}-pod-1 is gone, and the pod is"
 ENDING = f"{LEFT} being deleted; the session goes on when it has ended."
 STAYING = (
