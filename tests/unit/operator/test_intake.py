@@ -12,6 +12,7 @@ from trainingsession_operator.index import Known, SessionIndex
 from trainingsession_operator.metrics import Metrics
 from trainingsession_operator.newcomers import Newcomers
 from trainingsession_operator.queue import WorkQueue
+from trainingsession_operator.status import pending_since
 
 LONG_AGO = "2020-01-01T00:00:00Z"
 
@@ -183,6 +184,26 @@ def test_only_a_pending_session_outside_of_a_queue_waits(intake, metrics, phase,
     one["status"]["conditions"] += conditions
     intake.told({"type": "ADDED", "object": one})
     assert (pending(metrics, intake) > 0) is waits
+
+
+@pytest.mark.parametrize(
+    ("conditions", "since"),
+    [
+        ({"Running": ("False", "2024-05-06T12:00:00Z")}, "2024-05-06T12:00:00Z"),
+        ({"Running": ("False", "2024-05-06T12:00:00Z"), "Suspended": ("False", LONG_AGO)}, "2024-05-06T12:00:00Z"),
+        ({"Running": ("False", LONG_AGO), "Suspended": ("False", "2024-05-06T12:00:00Z")}, "2024-05-06T12:00:00Z"),
+        ({"Running": ("False", LONG_AGO), "QuotaReserved": ("True", "2024-05-06T12:00:00Z")}, "2024-05-06T12:00:00Z"),
+        ({}, LONG_AGO),
+    ],
+    ids=["its last attempt ended", "never suspended", "went on", "came out of a queue", "not looked at"],
+)
+def test_a_session_waits_since_it_could_have_run(conditions, since):
+    one = resource("Pending", finished=False)
+    one["metadata"]["creationTimestamp"] = LONG_AGO
+    one["status"]["conditions"] += [
+        {"type": kind, "status": status, "lastTransitionTime": at} for kind, (status, at) in conditions.items()
+    ]
+    assert pending_since(one) == since
 
 
 @pytest.mark.parametrize(("reason", "counted"), [("OutOfMemory", "OutOfMemory"), ("written by hand", "Other")])
