@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -34,7 +35,7 @@ NOT_YET = State("False", Reason.NOT_FINISHED, "The session is not at its end.")
 NOT_SUSPENDED = State("False", Reason.NOT_SUSPENDED, "spec.suspend is false.")
 NOT_HELD = State("False", Reason.NOT_SUSPENDED, "spec.suspend is true, and the session has not been suspended.")
 GPU_FIELDS = ("gpuSeconds", "gpuSecondsUntil")
-PULLING = ("ErrImagePull", "ImagePullBackOff")
+PULL_FAILED, PULL_WAITS = "ErrImagePull", "ImagePullBackOff"
 
 
 @dataclass(frozen=True)
@@ -181,11 +182,17 @@ def _trainer(record: Mapping[str, Any], job: Mapping[str, Any] | None, before: M
 
 
 def _settled(before: Mapping[str, Any], now: State) -> State:
-    """Keep the puller's first words: it goes to and fro between trying and waiting."""
+    """Keep the puller's words until it has others: it goes to and fro between trying and waiting."""
     old = condition_of(before, PODS_READY)
-    if now.reason in PULLING and old.get("reason") in PULLING and old.get("status") == now.status:
-        return State(now.status, str(old["reason"]), str(old["message"]))
-    return now
+    if old.get("reason") not in (PULL_FAILED, PULL_WAITS) or old.get("status") != now.status:
+        return now
+    same = now.reason == PULL_FAILED and _without_numbers(now.message) == _without_numbers(str(old.get("message")))
+    return State(now.status, str(old["reason"]), str(old["message"])) if same or now.reason == PULL_WAITS else now
+
+
+def _without_numbers(words: str) -> str:
+    """Leave out ports, times and IDs, which differ from one try to the next."""
+    return re.sub(r"\w*\d\w*", "", words)
 
 
 def utc(now: datetime) -> str:

@@ -405,6 +405,28 @@ def test_the_pullers_words_do_not_flap():
     assert second.status == first.status
 
 
+def test_the_pullers_words_are_those_of_its_last_failure():
+    def pulling(reason: str, message: str) -> Observed:
+        state = {"waiting": {"reason": reason, "message": message}}
+        return Observed(job(active=1), (pod("pod-1", "Pending", state),), record=record())
+
+    status: dict[str, Any] = {"jobName": JOB}
+    shown = []
+    for reason, message in (
+        ("ImagePullBackOff", "Back-off pulling image"),
+        ("ErrImagePull", "read tcp 10.0.0.7:40312: i/o timeout"),
+        ("ImagePullBackOff", "Back-off pulling image"),
+        ("ErrImagePull", "read tcp 10.0.0.7:51207: i/o timeout"),
+        ("ErrImagePull", "401 Unauthorized"),
+        ("ImagePullBackOff", "Back-off pulling image"),
+    ):
+        status = decided(pulling(reason, message), status).status
+        shown.append((condition(status, "PodsReady")["reason"], condition(status, "PodsReady")["message"]))
+        assert condition(status, "Running")["message"] == condition(status, "PodsReady")["message"]
+    timeout, denied = ("ErrImagePull", "read tcp 10.0.0.7:40312: i/o timeout"), ("ErrImagePull", "401 Unauthorized")
+    assert shown == [("ImagePullBackOff", "Back-off pulling image"), timeout, timeout, timeout, denied, denied]
+
+
 def test_gpu_seconds_are_those_of_pods_with_gpus_and_of_jobs_before():
     limits = {"containers": [{"resources": {"limits": {"nvidia.com/gpu": "2"}}}]}
     one = {**ended(1), "spec": limits}
