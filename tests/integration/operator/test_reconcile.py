@@ -173,7 +173,7 @@ def test_killed_after_any_write_the_next_operator_comes_to_the_same_end(world):
 def comparable(status: Json) -> Json:
     """A status without what differs from one session to the next: times and the Job's name."""
     same = copy.deepcopy(status)
-    for key in ("jobName", "startTime", "completionTime", "gpuSeconds"):
+    for key in ("jobName", "startTime", "completionTime", "gpuSeconds", "gpuSecondsUntil"):
         same.pop(key, None)
     same["placement"].pop("job")
     for found in same["conditions"]:
