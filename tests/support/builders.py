@@ -111,7 +111,7 @@ def pod(uid: str, phase: str, state: Mapping[str, Any] | None = None, **status: 
     """A trainer pod with the state of its container."""
     containers = {"containerStatuses": [{"name": CONTAINER, "state": dict(state)}]} if state is not None else {}
     return {
-        "metadata": {"name": f"{JOB}-{uid}", "uid": uid, "labels": {UID_LABEL: UID}},
+        "metadata": {"name": f"{JOB}-{uid}", "namespace": NAMESPACE, "uid": uid, "labels": {UID_LABEL: UID}},
         "status": {"phase": phase, **containers, **status},
     }
 

@@ -26,7 +26,9 @@ SPECS = (
     {"runPolicy": {"maxDisruptions": 0}}, {"resources": {"workers": 1, "gpuForHead": "never"}},
 )  # fmt: skip
 SPEC_CHANGES = ({"suspend": True}, {"suspend": False})
-"""What a user may change after the session was created; one of them is chosen at a time."""
+"""What a user may change at any time; one of them is chosen at a time."""
+GPUS = (0, 1)
+"""What may be changed only while the session is suspended."""
 EDITS = (
     {"phase": "Succeeded", "accuracy": "1.0000"}, {"phase": None}, {"jobName": None, "placement": None},
     {"placement": {"job": "another"}}, {"attempts": 7}, {"conditions": []},
@@ -36,8 +38,8 @@ EDITS = (
 
 STEPS_BY_WEIGHT = {
     "look": 30, "look and die": 15, "look and be refused": 8, "start pods": 15, "train": 8, "end pods": 12,
-    "collect": 8, "lose a Job": 3, "create": 6, "delete": 2, "change the spec": 6, "storage goes": 3,
-    "storage comes": 5, "edit the status": 2,
+    "collect": 8, "lose a Job": 3, "create": 6, "delete": 2, "change the spec": 6, "change the GPUs": 6,
+    "storage goes": 3, "storage comes": 5, "edit the status": 2,
 }  # fmt: skip
 
 
@@ -60,13 +62,17 @@ def step(world: MemoryWorld, name: str) -> None:
             world.collect()
         case "lose a Job":
             if world.cluster.jobs:
-                world.lose_job(choose(sorted(world.cluster.jobs)))
+                world.lose_job(choose(sorted(world.cluster.jobs)), leaving_pods=choose((False, True)))
         case "create":
             world.create(**choose(SPECS))
         case "delete":
             world.delete()
         case "change the spec":
             world.change_spec(**choose(SPEC_CHANGES))
+        case "change the GPUs":
+            spec = (world.cluster.resource or {}).get("spec", {})
+            if spec.get("suspend"):
+                world.change_spec(resources={**spec["resources"], "gpus": choose(GPUS)})
         case "storage goes":
             world.records.away = True
         case "storage comes":
@@ -80,6 +86,7 @@ def check(world: MemoryWorld, uids: set[str], since: int) -> None:
     """What holds after every step."""
     for uid in uids:
         assert len(world.jobs_without_their_work(uid)) <= 1, "one Job at a time"
+        assert len(world.pods_at_work(uid)) <= 1, "one pod at a time"
     for uid, status, record in world.statuses[since:]:
         accuracy = record_view.accuracy(record)
         shown = status.get("accuracy")

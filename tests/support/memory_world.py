@@ -274,6 +274,10 @@ class MemoryWorld:
         found = [job for job in self.cluster.jobs.values() if job["metadata"]["ownerReferences"][0]["uid"] == uid]
         return [job for job in found if not ends.did_its_work(job)]
 
+    def pods_at_work(self, uid: str) -> list[Json]:
+        """Running pods of a session, those too whose Job is gone."""
+        return [p for p in self.cluster.pods(NAMESPACE, uid) if p["status"]["phase"] == "Running"]
+
     def collect(self) -> None:
         """Let go what is being deleted or has no owner any more, and end what was to end."""
         for name, job in list(self.cluster.jobs.items()):
@@ -284,11 +288,16 @@ class MemoryWorld:
             orphan = job["metadata"]["ownerReferences"][0]["uid"] != self.uid
             if orphan or "deletionTimestamp" in job["metadata"]:
                 self.lose_job(name)
+        owners = {job["metadata"]["uid"] for job in self.cluster.jobs.values()}
+        self.cluster.all_pods = [
+            pod for pod in self.cluster.all_pods if pod["metadata"]["ownerReferences"][0]["uid"] in owners
+        ]
 
-    def lose_job(self, name: str) -> None:
+    def lose_job(self, name: str, *, leaving_pods: bool = False) -> None:
         job, pods = self.cluster.jobs[name], self.pods_of(self.cluster.jobs[name])
         del self.cluster.jobs[job["metadata"]["name"]]
-        self.cluster.all_pods = [pod for pod in self.cluster.all_pods if pod not in pods]
+        if not leaving_pods:
+            self.cluster.all_pods = [pod for pod in self.cluster.all_pods if pod not in pods]
 
     def start_pods(self) -> None:
         """Give every Job that needs one a pod, whose trainer claims the record where its session is still there."""

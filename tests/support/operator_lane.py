@@ -117,10 +117,10 @@ class Lane:
         body = {"spec": {"suspend": suspend}}
         self._patching.patch_namespaced_custom_object(GROUP, VERSION, self.namespace, PLURAL, name, body)
 
-    def delete_job(self, job: Json) -> None:
-        """Delete a Job by hand, with its pods."""
+    def delete_job(self, job: Json, propagation: str = "Background") -> None:
+        """Delete a Job by hand, with its pods or (Orphan) without them."""
         name = job["metadata"]["name"]
-        client.BatchV1Api(self.api).delete_namespaced_job(name, self.namespace, propagation_policy="Background")
+        client.BatchV1Api(self.api).delete_namespaced_job(name, self.namespace, propagation_policy=propagation)
 
     def touch(self, name: str) -> None:
         """Have the session looked at: a label changes."""

@@ -1,7 +1,10 @@
 """Whoever is called by an alert finds its heading in the runbook, and what the runbook names is there."""
 
 import re
+import subprocess
+import sys
 
+import pytest
 import yaml
 
 
@@ -51,3 +54,20 @@ def test_metrics_that_the_runbook_names_are_told(repo):
     named = set(re.findall(rf"`((?:{prefixes})_[a-z_]+)[`\[]", page))
     assert len(named) > 20
     assert named <= told
+
+
+@pytest.mark.parametrize("reason", ["", "MongoDB cannot be used: no primary"])
+def test_the_command_that_asks_why_the_operator_is_not_ready_prints_its_sentence(repo, reason):
+    from trainingsession_operator.health import serve
+    from trainingsession_operator.metrics import Metrics
+
+    page = (repo / "docs/runbook.md").read_text()
+    (program,) = re.findall(r'Why is it not ready\?.* -- python -c "([^"]+)"', page)
+    server = serve(0, lambda: reason, Metrics())
+    try:
+        program = program.replace("8081", str(server.server_address[1]))
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.stdout.strip() == (reason or "ready")

@@ -62,28 +62,30 @@ def _outlook(session: Session, observed: Observed, now: datetime, refused: State
         # Finished is finished, even if the Job was deleted or failed after the result was published.
         return _succeeded(observed)
     if observed.waits and (job is None or has_ended(job)):
-        if session.suspend and job is None and all(map(ends.did_its_work, observed.earlier)):
+        if session.suspend and job is None and not observed.orphans and all(map(ends.did_its_work, observed.earlier)):
             # It waits for its user, whatever else is away.
             return _suspended()
         # Only the record can tell whether a Job that ended has published; until it can be read, nothing is claimed.
         waiting = _waiting(observed.waits.reason, observed.waits.message, LOOK_OUTSIDE)
         return waiting if job is None else replace(waiting, phase=_phase_before(session))
     if step is None:
-        return _next(session, plan.first(session, stored=observed.stored), refused)
+        return _next(session, observed, plan.first(session, stored=observed.stored), refused, now)
     ended = pods_say.last_end(pods_say.first_workers(observed.pods), record or {})
     if job is None or has_ended(job):
         code = None if job is None else ends.exit_code(job, ended)
         extracted = record_view.extracted(record or {}) and (job is None or ends.did_its_work(job))
         following = plan.following(step, exit_code=code, extracted=extracted)
         if following is not None:
-            return _next(session, following, refused)
+            return _next(session, observed, following, refused, now)
     over = _over_limit(session, observed, now)
     if job is None:
-        return _without_job(session, observed, plan.step_name(session, step), refused or over)
+        return _without_job(session, observed, plan.step_name(session, step), refused or over, now)
     return _at_its_end(session, job, ended) if has_ended(job) else _before_its_end(session, observed, job, over, now)
 
 
-def _next(session: Session, step: plan.Step, refused: State | None) -> Outlook:
+def _next(session: Session, observed: Observed, step: plan.Step, refused: State | None, now: datetime) -> Outlook:
+    if observed.orphans:
+        return _left_behind(session, observed.orphans[-1], now)
     if session.suspend:
         return _suspended()
     return _choosing(step) if refused is None else _failed(refused, None)
@@ -101,13 +103,14 @@ def _at_its_end(session: Session, job: Mapping[str, Any], ended: pods_say.Ended 
 def _before_its_end(
     session: Session, observed: Observed, job: Mapping[str, Any], over: State | None, now: datetime
 ) -> Outlook:
+    lost = pods_say.on_lost_node(observed.pods, now)
     if job["metadata"].get("deletionTimestamp"):
         if session.suspend:
-            return _stopping(session)
-        return _waiting(Reason.JOB_TERMINATING, "The old Job is still ending; a new one follows.", LOOK_SOON)
+            return _stopping(session, left=lost)
+        return _ending("The old Job is still ending; a new one follows.", lost)
     this = DeleteJob(job["metadata"]["name"], job["metadata"]["uid"])
     if session.suspend:
-        return _stopping(session, this)
+        return _stopping(session, this, left=lost)
     if over is not None:
         # One that waits in a queue has no clock, and no logs to keep.
         action: Action = this if queueing.is_held(job) else EndJob(over.reason)
@@ -119,7 +122,7 @@ def _before_its_end(
     left = limits.pending_seconds_left(session, observed.pods, now)
     if left is not None and outlook.look_again is not None:
         outlook = replace(outlook, look_again=min(outlook.look_again, max(0.0, left) + 1.0))
-    return replace(outlook, actions=(*_deadline(session, observed, job), *_end_helpers(job)))
+    return replace(outlook, actions=(*_deadline(session, observed, job, now), *_end_helpers(job)))
 
 
 def _choosing(step: plan.Step) -> Outlook:
@@ -141,10 +144,26 @@ def _suspended() -> Outlook:
     return Outlook("Suspended", state, state, suspended=State("True", Reason.SUSPENDED, text), forgets_job=True)
 
 
-def _stopping(session: Session, *actions: Action) -> Outlook:
-    text = "The session is being suspended: the trainer saves its state, and its Job ends."
-    state, phase = State("False", Reason.SUSPENDING, text), _phase_before(session)
-    return Outlook(phase, state, state, suspended=state, actions=actions, look_again=LOOK_SOON, forgets_job=True)
+def _stopping(session: Session, *actions: Action, left: pods_say.Waiting | None = None) -> Outlook:
+    """Give what is so until the session holds nothing; `left` is what holds that up, where it is not its Job."""
+    text = left.message if left else "The session is being suspended: the trainer saves its state, and its Job ends."
+    suspended, phase = State("False", Reason.SUSPENDING, text), _phase_before(session)
+    ready = State("False", left.reason, text) if left else suspended
+    look_again = LOOK_OUTSIDE if left else LOOK_SOON
+    return Outlook(phase, ready, ready, suspended=suspended, actions=actions, look_again=look_again, forgets_job=True)
+
+
+def _ending(text: str, lost: pods_say.Waiting | None, actions: tuple[Action, ...] = ()) -> Outlook:
+    """Wait for a Job that is being deleted; `lost` is the pod that keeps it there until somebody removes its node."""
+    if lost is not None:
+        return _waiting(lost.reason, lost.message, LOOK_OUTSIDE, actions)
+    return _waiting(Reason.JOB_TERMINATING, text, LOOK_SOON, actions)
+
+
+def _left_behind(session: Session, pod: Mapping[str, Any], now: datetime) -> Outlook:
+    """Wait for a pod that has outlived its Job: another one would train beside it."""
+    left = pods_say.why_left(pod, now)
+    return _stopping(session, left=left) if session.suspend else _waiting(left.reason, left.message, LOOK_OUTSIDE)
 
 
 def _phase_before(session: Session) -> str:
@@ -153,16 +172,18 @@ def _phase_before(session: Session) -> str:
     return before if before in ("Extracting", "Training") else "Pending"
 
 
-def _without_job(session: Session, observed: Observed, name: str, over: State | None) -> Outlook:
+def _without_job(session: Session, observed: Observed, name: str, over: State | None, now: datetime) -> Outlook:
     for job in observed.earlier:
         if not ends.did_its_work(job):
             # What it holds must be free first; it is waited for until the API server does not know it any more.
             metadata = job["metadata"]
             going = () if metadata.get("deletionTimestamp") else (DeleteJob(metadata["name"], metadata["uid"]),)
+            stuck = pods_say.on_lost_node(observed.orphans, now)
             if session.suspend:
-                return _stopping(session, *going)
-            text = f"Job {metadata['name']} is still ending; {name} follows."
-            return _waiting(Reason.JOB_TERMINATING, text, LOOK_SOON, going)
+                return _stopping(session, *going, left=stuck)
+            return _ending(f"Job {metadata['name']} is still ending; {name} follows.", stuck, going)
+    if observed.orphans:
+        return _left_behind(session, observed.orphans[-1], now)
     if session.suspend:
         return _suspended()
     if over is not None:
@@ -236,13 +257,14 @@ def _no_pod(
     return _waiting(Reason.BACKING_OFF, text.strip())
 
 
-def _deadline(session: Session, observed: Observed, job: Mapping[str, Any]) -> tuple[Action, ...]:
+def _deadline(session: Session, observed: Observed, job: Mapping[str, Any], now: datetime) -> tuple[Action, ...]:
     """Count the deadline from the first start of a trainer in any of the session's Jobs; every Job has its clock."""
     limit, began = session.run_policy.active_deadline_seconds, job.get("status", {}).get("startTime")
-    started = session.status.get("startTime") or pods_say.started_at(observed.pods)
-    if limit is None or not started or not began or job["spec"].get("activeDeadlineSeconds") is not None:
+    known = session.status.get("startTime")
+    started = datetime.fromisoformat(known) if known else pods_say.started_at(observed.pods, now)
+    if limit is None or started is None or not began or job["spec"].get("activeDeadlineSeconds") is not None:
         return ()
-    waited = (datetime.fromisoformat(started) - datetime.fromisoformat(began)).total_seconds()
+    waited = (started - datetime.fromisoformat(began)).total_seconds()
     return (SetDeadline(max(1, limit + ceil(waited))),)
 
 

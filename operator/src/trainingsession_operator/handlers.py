@@ -17,7 +17,7 @@ from .newcomers import Newcomers
 from .queue import Key, WorkQueue
 from .readable import status_in
 from .resource import GROUP, KIND, PLURAL, VERSION, deletion_policy, is_ours, seconds_after_end
-from .status import failure, is_as_written, is_finished, pending_since
+from .status import ALERTING, failure, is_as_written, is_finished, pending_since
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class Intake:
         phase, since = status.get("phase") or "Pending", _pending_since(resource)
         known = Known(key, phase, generation, is_finished(status), told, is_ours(resource), since)
         before = self.index.put(metadata["uid"], known)
+        if known.ours:
+            self.metrics.met(key[0], ALERTING)
         if known.live:
             # The API server is back, or the user changed the spec: what failed may work now.
             mended = listed or before is None or before.generation != generation
@@ -73,6 +75,9 @@ class Intake:
             if just_ended:
                 # Not at the first list of all: what ended before this process began was counted by another.
                 self.metrics.finished(key[0], status, failure(status))
+            elif before is not None and before.phase == "Succeeded" and failure(status):
+                # It has lost its artifacts since.
+                self.metrics.failed(key[0], failure(status))
             if just_ended or not is_as_written(status) or seconds_after_end(resource) is not None:
                 # Perhaps not by our word; or it is to be deleted some time after its end.
                 self.queue.add(key)

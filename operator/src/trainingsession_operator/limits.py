@@ -54,7 +54,7 @@ def vanished(now: Disruptions, job: Mapping[str, Any], pods: Sequence[Mapping[st
 def pending_seconds_left(session: Session, pods: Sequence[Mapping[str, Any]], now: datetime) -> float | None:
     """Give the seconds until the trainer must have started; None where nothing is asked for, or it did start."""
     limit = session.run_policy.pending_deadline_seconds
-    if limit is None or session.status.get("startTime") or pods_say.started_at(pods):
+    if limit is None or session.status.get("startTime") or pods_say.started_at(pods, now):
         return None
     suspended = condition_of(session.status, SUSPENDED)
     if suspended.get("status") == "True":
@@ -66,19 +66,27 @@ def pending_seconds_left(session: Session, pods: Sequence[Mapping[str, Any]], no
 
 def gpu_seconds(
     session: Session, job: Mapping[str, Any] | None, pods: Sequence[Mapping[str, Any]], now: datetime
-) -> int | None:
-    """GPU-seconds of the pods that are known and of earlier Jobs; never less than was said before."""
-    annotations = (job or {}).get("metadata", {}).get("annotations") or {}
-    earlier = str(annotations.get(GPU_SECONDS_ANNOTATION, ""))[:12]
-    used = float(earlier) if earlier.isdecimal() else 0.0
+) -> tuple[int, datetime] | None:
+    """GPU-seconds so far, and until when they are counted; None where there are none.
+
+    What the status says is counted on from its time, so that pods that are gone since then stay in it.
+    """
+    now = now.replace(microsecond=0)
+    known, until = session.status.get("gpuSeconds"), session.status.get("gpuSecondsUntil")
+    since = datetime.fromisoformat(until) if known and until else None
+    used = 0.0
     for pod in pods:
-        state = pods_say.container_state(pod)
-        part = state.get("running") or state.get("terminated") or {}
-        if part.get("startedAt"):
-            end = datetime.fromisoformat(part["finishedAt"]) if part.get("finishedAt") else now
-            seconds = (end - datetime.fromisoformat(part["startedAt"])).total_seconds()
-            used += max(0.0, seconds) * _gpus(pod, session.resources.gpu_resource_name)
-    return max(round(used), int(session.status.get("gpuSeconds") or 0)) or None
+        times = pods_say.ran(pod, now)
+        if times is not None:
+            began, ended = times if since is None else (max(times[0], since), times[1])
+            used += max(0.0, (ended - began).total_seconds()) * _gpus(pod, session.resources.gpu_resource_name)
+    if since is not None:
+        total = int(known or 0) + round(used)
+    else:
+        annotations = (job or {}).get("metadata", {}).get("annotations") or {}
+        earlier = str(annotations.get(GPU_SECONDS_ANNOTATION, ""))[:12]
+        total = max(round(used) + (int(earlier) if earlier.isdecimal() else 0), int(known or 0))
+    return (total, now) if total else None
 
 
 def _gpus(pod: Mapping[str, Any], name: str) -> int:

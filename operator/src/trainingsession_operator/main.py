@@ -14,7 +14,7 @@ from urllib3.exceptions import HTTPError
 from . import memory
 from .api_calls import connect
 from .audit import Audit
-from .cluster import DEFINITION, Cluster
+from .cluster import Cluster
 from .errors import ApiError, StartError
 from .handlers import Intake, subscribe
 from .health import Watchdog, serve, why_dead
@@ -30,7 +30,7 @@ from .reconcile import PROGRESS_PER_SECOND, PROGRESS_SECONDS, Reconciler
 from .records import Records
 from .settings import Settings
 from .tenants import Server
-from .watches import keep_watching, watch
+from .watches import NOT_DEFINED, keep_watching, watch
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,9 @@ def run(settings: Settings) -> None:
     where = ", ".join(settings.namespaces) or "all namespaces"
     log.info("serving sessions of %s with %d workers and trainer %s", where, settings.workers, settings.trainer_image)
     try:
-        keep_watching(partial(watch, registry, settings.namespaces, settings.health_port))
+        keep_watching(
+            partial(watch, registry, settings.namespaces, settings.health_port), partial(_check_still_defined, cluster)
+        )
     finally:
         stop.set()
         keeper.wake()
@@ -165,13 +167,19 @@ class _Files:
 def _check_cluster(cluster: Cluster, settings: Settings) -> None:
     try:
         if not cluster.is_defined():
-            raise StartError(
-                f"the definition {DEFINITION} is not served; install the chart, "
-                "or apply manifests/crd/trainingsessions.yaml"
-            )
+            raise StartError(NOT_DEFINED)
         cluster.check_access(settings.namespaces)
     except ApiError as error:
         raise StartError(f"the operator {error}; check its rights (ClusterRole or Roles) and the API server") from error
+
+
+def _check_still_defined(cluster: Cluster) -> None:
+    """Raise StartError where the definition was deleted; an API server that does not answer is waited for."""
+    try:
+        if not cluster.is_defined():
+            raise StartError(NOT_DEFINED)
+    except ApiError as error:
+        log.warning("the operator %s", error)
 
 
 def mongodb_server(uri: str, settings: Settings) -> Server:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -155,11 +155,22 @@ class Metrics:
         """A request waited for the operator's own limit."""
         self._throttled.observe(seconds)
 
+    def met(self, namespace: str, reasons: Iterable[str]) -> None:
+        """There are sessions in the namespace: what alerts count begins at 0, as a first value is no increase."""
+        for phase in ("Succeeded", "Failed"):
+            self._finished.labels(namespace, phase)
+        for reason in reasons:
+            self._failed.labels(namespace, reason)
+
+    def failed(self, namespace: str, reason: str) -> None:
+        """A session failed, or is not Succeeded any more; `reason` is one of the operator's own."""
+        self._failed.labels(namespace, reason).inc()
+
     def finished(self, namespace: str, status: Mapping[str, Any], failure: str = "") -> None:
         """A session came to its end, with this status; `failure` is one of the operator's own reasons."""
         features = status.get("features") or {}
         if failure:
-            self._failed.labels(namespace, failure).inc()
+            self.failed(namespace, failure)
         self._finished.labels(namespace, status.get("phase") or "Failed").inc()
         for counter, amount in (
             (self._gpu_seconds, status.get("gpuSeconds")),

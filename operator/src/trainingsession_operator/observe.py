@@ -10,7 +10,7 @@ from typing import Any
 
 from . import plan, queueing
 from .cluster import Cluster
-from .ends import has_ended
+from .ends import did_its_work, has_ended
 from .errors import ApiError, StorageUnavailableError
 from .identity import identity
 from .kueue import look_at_queue
@@ -64,6 +64,7 @@ class Observer:
             except (StorageUnavailableError, ApiError) as error:
                 record, waits = None, _why_it_waits(error)
         pods: list[Json] = []
+        orphans: list[Json] = []
         denials: list[tuple[str, str]] = []
         said = mount = ""
         if job is not None:
@@ -75,6 +76,11 @@ class Observer:
                 said = remark(self.cluster.events(session.namespace, alive[-1]["metadata"]["uid"]))
             elif _is_slow(alive[-1]):
                 mount = self._mount_failure(session.namespace, alive[-1])
+        elif not _is_new(session, record):
+            # A Job deleted by hand leaves its pods, for their time to save or, with --cascade=orphan, for good.
+            found = [pod for pod in self.cluster.pods(session.namespace, session.uid) if is_alive(pod)]
+            done = [one for one in earlier if did_its_work(one)]
+            orphans = [pod for pod in found if not any(_belongs(pod, one) for one in done)]
         queue = queueing.NOT_LOOKED_AT
         if job is not None and session.scheduling.queue_name and queueing.is_held(job):
             queue = look_at_queue(self.cluster, session, job)
@@ -91,6 +97,7 @@ class Observer:
             queue,
             said,
             mount,
+            tuple(orphans),
         )
 
     def is_at_work(self, session: Session) -> bool:
@@ -100,8 +107,8 @@ class Observer:
 
     def _find_jobs(self, session: Session, record: Json | None) -> tuple[plan.Step | None, Json | None, list[Json]]:
         """Give the step that the session is at, its Job, and the Jobs of earlier steps where its own is not there."""
-        if not session.status and record is not None and not record.keys() & STARTED:
-            # Nobody has looked at it yet. A Job that is there all the same is found when ours is refused.
+        if _is_new(session, record):
+            # A Job that is there all the same is found when ours is refused.
             return None, None, []
         chosen, names = plan.chosen(session), plan.names(session)
         wanted = plan.step_name(session, chosen or plan.WHOLE)
@@ -128,6 +135,11 @@ class Observer:
             record = self.records.reuse_result(session, same) or record
         recipe = plan.recipe_to_find(session)
         return record, recipe is not None and self.records.holds_features(session, recipe)
+
+
+def _is_new(session: Session, record: Json | None) -> bool:
+    """Whether nobody has looked at it yet."""
+    return not session.status and record is not None and not record.keys() & STARTED
 
 
 def _why_it_waits(error: StorageUnavailableError | ApiError) -> State:

@@ -77,6 +77,8 @@ class Observed:
     """What others than the scheduler say of a pod that has no node."""
     mount: str = ""
     """Why the pod's node cannot mount a volume, in its words."""
+    orphans: tuple[Mapping[str, Any], ...] = ()
+    """Pods with a trainer, of an earlier step's Job or of one that is gone; looked for where the step has no Job."""
 
     def at(self, step: plan.Step) -> Observed:
         """Give the same once the session has come to another step."""

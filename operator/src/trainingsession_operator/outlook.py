@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -33,7 +34,8 @@ DEFAULT_EPOCHS = 20
 NOT_YET = State("False", Reason.NOT_FINISHED, "The session is not at its end.")
 NOT_SUSPENDED = State("False", Reason.NOT_SUSPENDED, "spec.suspend is false.")
 NOT_HELD = State("False", Reason.NOT_SUSPENDED, "spec.suspend is true, and the session has not been suspended.")
-PULLING = ("ErrImagePull", "ImagePullBackOff")
+GPU_FIELDS = ("gpuSeconds", "gpuSecondsUntil")
+PULL_FAILED, PULL_WAITS = "ErrImagePull", "ImagePullBackOff"
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,15 @@ def status_of(
         states[QUOTA_RESERVED] = quota
     job, step = observed.job, outlook.chooses or observed.step
     disruptions = limits.disruptions(session, job, observed.pods, record)
-    news = _is_news(session, observed, outlook)
+    news, started = _is_news(session, observed, outlook), pods_say.started_at(observed.pods, at)
     values: Json = {
         "observedGeneration": session.generation,
         "phase": outlook.phase,
         "conditions": conditions(states, before, session.generation, now),
-        "startTime": before.get("startTime") or _utc(pods_say.started_at(observed.pods)),
+        "startTime": before.get("startTime") or (utc(started) if started is not None else None),
         "disruptions": disruptions.count or None,
         "lastDisruption": disruptions.last,
-        "gpuSeconds": limits.gpu_seconds(session, job, observed.pods, at) if news else before.get("gpuSeconds"),
+        **_gpu_seconds(session, observed, at, news),
         "headFrom": record_view.head_from(record) or before.get("headFrom"),
         "reusedFrom": record_view.reused_from(record) or before.get("reusedFrom"),
         "completionTime": (_utc(outlook.ended_at) or before.get("completionTime") or now) if end else None,
@@ -130,6 +132,13 @@ def _attempts(observed: Observed, before: Mapping[str, Any], disruptions: limits
     return max(now, int(before.get("attempts") or 0)) or None
 
 
+def _gpu_seconds(session: Session, observed: Observed, now: datetime, news: bool) -> Json:
+    if not news:
+        return {name: session.status.get(name) for name in GPU_FIELDS}
+    counted = limits.gpu_seconds(session, observed.job, (*observed.pods, *observed.orphans), now)
+    return dict(zip(GPU_FIELDS, (counted[0], utc(counted[1])), strict=True)) if counted is not None else {}
+
+
 def _is_news(session: Session, observed: Observed, outlook: Outlook) -> bool:
     """Whether figures that change all the time are written: where it is due, at a change of phase and at the end.
 
@@ -173,11 +182,17 @@ def _trainer(record: Mapping[str, Any], job: Mapping[str, Any] | None, before: M
 
 
 def _settled(before: Mapping[str, Any], now: State) -> State:
-    """Keep the puller's first words: it goes to and fro between trying and waiting."""
+    """Keep the puller's words until it has others: it goes to and fro between trying and waiting."""
     old = condition_of(before, PODS_READY)
-    if now.reason in PULLING and old.get("reason") in PULLING and old.get("status") == now.status:
-        return State(now.status, str(old["reason"]), str(old["message"]))
-    return now
+    if old.get("reason") not in (PULL_FAILED, PULL_WAITS) or old.get("status") != now.status:
+        return now
+    same = now.reason == PULL_FAILED and _without_numbers(now.message) == _without_numbers(str(old.get("message")))
+    return State(now.status, str(old["reason"]), str(old["message"])) if same or now.reason == PULL_WAITS else now
+
+
+def _without_numbers(words: str) -> str:
+    """Leave out ports, times and IDs, which differ from one try to the next."""
+    return re.sub(r"\w*\d\w*", "", words)
 
 
 def utc(now: datetime) -> str:

@@ -43,6 +43,7 @@ class Step:
 
 STORED, EXTRACT, WHOLE = Step("", "train"), Step("", "extract"), Step("", "all")
 HEAD, AGAIN = Step("-h", "train"), Step("-g", "all")
+STEPS = (STORED, EXTRACT, WHOLE, HEAD, AGAIN)
 ORDER = ("", "-h", "-g")
 """Suffixes in the order in which their Jobs can follow each other."""
 
@@ -127,9 +128,12 @@ def _why_whole(session: Session) -> str:
 
 
 def chosen(session: Session) -> Step | None:
-    """Give the step that the status names; None where it names none that this session can have."""
+    """Give the step that the status names; None where it names none.
+
+    Whether the spec asks for GPUs does not matter: that may change while a session is suspended.
+    """
     named = session.status.get("placement") or {}
-    for step in _steps(session):
+    for step in STEPS:
         if named.get("job") == step_name(session, step) and named.get("task") == step.task:
             return step
     return None
@@ -169,12 +173,7 @@ def step_name(session: Session, step: Step) -> str:
 
 def names(session: Session) -> list[str]:
     """Names of all Jobs that the session can have, in the order of their steps."""
-    used = {step.suffix for step in _steps(session)}
-    return [job_name(session.name, session.uid) + suffix for suffix in ORDER if suffix in used]
-
-
-def _steps(session: Session) -> tuple[Step, ...]:
-    return (STORED, EXTRACT, WHOLE, HEAD, AGAIN) if session.resources.has_gpus else (WHOLE,)
+    return [job_name(session.name, session.uid) + suffix for suffix in ORDER]
 
 
 def job_name(name: str, uid: str) -> str:

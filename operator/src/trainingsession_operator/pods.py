@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from . import record_view
@@ -74,15 +74,33 @@ def is_alive(pod: Mapping[str, Any]) -> bool:
     return phase in ("Pending", "Running", "Unknown") and "terminated" not in container_state(pod)
 
 
-def started_at(pods: Sequence[Mapping[str, Any]]) -> str | None:
-    """When the trainer first started, by the kubelet's clock."""
-    times = []
-    for pod in pods:
-        state = container_state(pod)
-        part = state.get("running") or state.get("terminated") or {}
-        if part.get("startedAt"):
-            times.append(part["startedAt"])
-    return min(times, default=None)
+def ran(pod: Mapping[str, Any], now: datetime) -> tuple[datetime, datetime] | None:
+    """From when until when the trainer has run in this pod so far; None where it did not start.
+
+    The kubelet says so, and its node's clock may be wrong: it was after the pod got its node, and not in the future.
+    """
+    state = container_state(pod)
+    part = state.get("running") or state.get("terminated") or {}
+    if not part.get("startedAt"):
+        return None
+    began, bound = datetime.fromisoformat(part["startedAt"]), _bound_at(pod)
+    # Between two times of one clock, whether it is right or not.
+    took = max(datetime.fromisoformat(part["finishedAt"]) - began, timedelta()) if part.get("finishedAt") else None
+    start = min(began if bound is None else max(began, bound), now - (took or timedelta()))
+    return start, now if took is None else start + took
+
+
+def started_at(pods: Sequence[Mapping[str, Any]], now: datetime) -> datetime | None:
+    """When the trainer first started in one of the pods."""
+    return min((times[0] for pod in pods if (times := ran(pod, now)) is not None), default=None)
+
+
+def _bound_at(pod: Mapping[str, Any]) -> datetime | None:
+    """When the pod got its node, else when it was made, both by the API server's clock."""
+    conditions = pod.get("status", {}).get("conditions") or []
+    bound = (c.get("lastTransitionTime") for c in conditions if c["type"] == "PodScheduled" and c["status"] == "True")
+    at = next(bound, None) or pod["metadata"].get("creationTimestamp")
+    return datetime.fromisoformat(at) if at else None
 
 
 def why_waiting(pod: Mapping[str, Any], remark: str = "") -> Waiting:
@@ -127,10 +145,30 @@ def why_terminating(pod: Mapping[str, Any], now: datetime) -> Waiting:
     if node and (now - datetime.fromisoformat(due)).total_seconds() > LOST_SECONDS:
         text = (
             f"Pod {name} should have ended at {due}, and node {node} does not say that it has. If the node is gone for "
-            f"good, remove it, and the next attempt follows: kubectl delete node {node}."
+            f"good, remove it, so that Kubernetes lets the pod go: kubectl delete node {node}."
         )
         return Waiting(Reason.NODE_LOST, text)
     return Waiting(Reason.POD_TERMINATING, f"Pod {name} is being deleted; the next attempt follows when it has ended.")
+
+
+def on_lost_node(pods: Sequence[Mapping[str, Any]], now: datetime) -> Waiting | None:
+    """Why one of the pods does not go although it was told to, where that is for its node."""
+    going = [why_terminating(pod, now) for pod in pods if pod["metadata"].get("deletionTimestamp") and is_alive(pod)]
+    return next((said for said in going if said.reason == Reason.NODE_LOST), None)
+
+
+def why_left(pod: Mapping[str, Any], now: datetime) -> Waiting:
+    """Why nothing can follow a pod whose Job is gone."""
+    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+    if pod["metadata"].get("deletionTimestamp"):
+        going = why_terminating(pod, now)
+        text = f"The Job of pod {name} is gone, and the pod is being deleted; the session goes on when it has ended."
+        return going if going.reason == Reason.NODE_LOST else Waiting(Reason.JOB_TERMINATING, text)
+    text = (
+        f"The Job of pod {name} is gone, and the pod is still there; the session goes on when it has ended. "
+        f"To end it: kubectl delete pod {name} -n {namespace}"
+    )
+    return Waiting(Reason.JOB_TERMINATING, text)
 
 
 def last_end(pods: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> Ended | None:

@@ -66,6 +66,7 @@ FORM: Json = {
     "disruptions": WHOLE,
     "lastDisruption": {"pod": TEXT, "created": TIME, "message": TEXT},
     "gpuSeconds": WHOLE,
+    "gpuSecondsUntil": TIME,
     "headFrom": {**SESSION, "sha256": TEXT},
     "reusedFrom": SESSION,
     "trainer": {"image": TEXT, "versions": {"*": TEXT}},

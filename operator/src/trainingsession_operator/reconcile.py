@@ -44,7 +44,7 @@ LOOK_AT_NEW_JOB = 5.0
 PROGRESS_SECONDS = 20.0
 PROGRESS_PER_SECOND, PROGRESS_BURST = 16.0, 4
 """Writes of nothing but progress, over all sessions; with what else changes, fewer than 20 a second."""
-PROGRESS = {"progress", "gpuSeconds"}
+PROGRESS = {"progress", "gpuSeconds", "gpuSecondsUntil"}
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from .readable import status_in
@@ -75,6 +76,11 @@ class Reason:
 
 
 REASONS = frozenset(value for name, value in vars(Reason).items() if name.isupper())
+ALERTING = (
+    Reason.ACCELERATOR_MISSING, Reason.ARTIFACTS_MISSING, Reason.DISRUPTED_TOO_OFTEN, Reason.JOB_FAILED,
+    Reason.JOB_LOST, Reason.PENDING_DEADLINE_EXCEEDED, Reason.RESULT_MISSING,
+)  # fmt: skip
+"""Reasons of failures for which the alert TrainingSessionFailForOneReason asks: hardly ever their authors' fault."""
 OTHER_REASON = "Other"
 
 
@@ -118,16 +124,20 @@ def failure(status: Mapping[str, Any]) -> str:
 def pending_since(resource: Mapping[str, Any]) -> str | None:
     """Since when a session in phase Pending has waited for its trainer, an RFC 3339 time.
 
-    None in another phase, and while it waits in a queue: that is what queues are for.
+    None in another phase, and while it waits in a queue: that is what queues are for. Neither the time in the queue
+    nor that of a suspension counts.
     """
     status = status_in(resource)
     queued = condition_of(status, QUOTA_RESERVED).get("status") == "False"
     if (status.get("phase") or "Pending") != "Pending" or is_finished(status) or queued:
         return None
-    waiting = condition_of(status, RUNNING)
-    since = waiting.get("lastTransitionTime") if waiting.get("status") == "False" else None
+    moved = (
+        condition_of(status, kind).get("lastTransitionTime")
+        for kind, value in ((RUNNING, "False"), (SUSPENDED, "False"), (QUOTA_RESERVED, "True"))
+        if condition_of(status, kind).get("status") == value
+    )
     made: str | None = resource["metadata"].get("creationTimestamp")
-    return since or made
+    return max((at for at in moved if at), key=datetime.fromisoformat, default=made)
 
 
 def conditions(states: Mapping[str, State], before: Mapping[str, Any], generation: int, now: str) -> list[Json]:

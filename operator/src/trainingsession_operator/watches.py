@@ -7,14 +7,20 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 import kopf
 
+from .cluster import DEFINITION
+from .errors import StartError
 from .jobs import MANAGED_BY, MANAGED_LABEL
 
 log = logging.getLogger(__name__)
 
+NOT_DEFINED = (
+    f"the definition {DEFINITION} is not served; install the chart, or apply manifests/crd/trainingsessions.yaml"
+)
 CALM_SECONDS = 60.0
 """An error after so long a time is the first one again."""
 WATCH_STOP_SECONDS = 6.0
@@ -33,21 +39,31 @@ def watch(registry: kopf.OperatorRegistry, namespaces: tuple[str, ...], health_p
     )
 
 
-def keep_watching(run: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
+def keep_watching(
+    run: Callable[[], None],
+    check_definition: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
     """Run kopf until it is told to stop. Where it ends with an error, all is listed and watched anew.
 
     Of the errors that the API server may send within a watch, kopf knows only 410, and ends for every other. An error
-    that comes again within a minute is raised, and ends the process.
+    that comes again within a minute is raised, and ends the process. `check_definition` raises StartError where
+    sessions are not served any more: kopf would begin again, and never look for them.
     """
     failed = float("-inf")
     while True:
         # kopf sets its own while it runs, and leaves none; without one, the first process of a container hears nothing.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        if failed > float("-inf"):
+            check_definition()
         try:
             return run()
         except Exception as error:
             before, failed = failed, clock()
             if failed < before + CALM_SECONDS:
+                if getattr(error, "status", None) == HTTPStatus.NOT_FOUND:
+                    # What the API server tells of its kinds may lag behind what it serves.
+                    raise StartError(NOT_DEFINED) from error
                 raise
             log.warning("the watches ended, and all is listed and watched anew: %s", str(error)[:500])
 

@@ -87,6 +87,7 @@ CASES = [
     Case("TrainingSessionPendingLong",
          up({'trainingsession_longest_pending_seconds{namespace="a"}': "0+60x60",
              'trainingsession_longest_pending_seconds{namespace="b"}': "0x60"}), "34m", "36m", {"namespace": "a"}),
+    # The operator tells of a namespace's failures from its first session on, with zeros (see test_intake.py).
     Case("TrainingSessionFailForOneReason",
          up({'trainingsession_failed_total{namespace="a",reason="JobLost"}': "0x5 2x60",
              'trainingsession_failed_total{namespace="b",reason="JobLost"}': "0x9 2x60",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from builders import (
     NOW,
     STARTED,
     condition,
+    created,
     ended,
     job,
     pod,
@@ -456,6 +457,32 @@ def test_the_deadline_counts_from_the_first_start_and_not_from_the_jobs():
     observed = Observed(job(active=1), (ended(69, "pod-1"), running("pod-2", "2024-05-06T11:45:00Z")), record=record())
     decision = decided(observed, MADE, runPolicy={"activeDeadlineSeconds": 60})
     assert decision.actions == (SetDeadline(60 + 30 * 60),)
+
+
+BOUND = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2024-05-06T11:50:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("says", "conditions", "start"),
+    [
+        ("2024-05-06T11:55:00Z", [BOUND], "2024-05-06T11:55:00Z"),
+        ("2024-05-06T10:55:00Z", [BOUND], "2024-05-06T11:50:00Z"),
+        ("2024-05-06T10:55:00Z", [], "2024-05-06T11:40:00Z"),
+        ("2024-05-06T12:55:00Z", [BOUND], "2024-05-06T12:00:00Z"),
+    ],
+    ids=["right", "behind", "behind, and the pod does not say since when it has its node", "ahead"],
+)
+def test_a_node_whose_clock_is_wrong_moves_no_deadline(says, conditions, start):
+    given = created(running(since=says), "2024-05-06T11:40:00Z")
+    given["status"]["conditions"] = conditions
+    given["spec"] = {"containers": [{"resources": {"limits": {"nvidia.com/gpu": "1"}}}]}
+    decision = decided(
+        Observed(job(active=1), (given,), record=record()), MADE, runPolicy={"activeDeadlineSeconds": 60}
+    )
+    assert decision.status["startTime"] == start
+    after = datetime.fromisoformat(start) - datetime.fromisoformat(EARLIER)
+    assert decision.actions == (SetDeadline(60 + int(after.total_seconds())),)
+    assert decision.status.get("gpuSeconds", 0) == (NOW - datetime.fromisoformat(start)).total_seconds()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from builders import condition
 from histories import SPECS, STEPS_BY_WEIGHT, live_all
 from memory_world import MemoryWorld
 
@@ -26,3 +27,28 @@ def test_a_suspended_session_holds_no_job():
         world.look()
         assert world.jobs_at_work(world.uid) == []
         assert world.cluster.resource["status"]["phase"] == "Suspended"
+
+
+def test_a_session_whose_gpus_were_taken_away_after_its_extraction_goes_on_with_its_head():
+    world = MemoryWorld(0)
+    world.records.stored = False
+    world.create(resources={"gpuForHead": "never"})
+    world.look()
+    world.start_pods()
+    world.train()
+    world.end_pods(0)
+    world.look()
+    assert world.cluster.resource["status"]["placement"]["task"] == "train"
+    world.change_spec(suspend=True)
+    world.look()
+    world.collect()
+    world.look()
+    assert world.cluster.resource["status"]["phase"] == "Suspended"
+    world.change_spec(suspend=False, resources={**world.cluster.resource["spec"]["resources"], "gpus": 0})
+    world.look()
+    world.start_pods()
+    world.look()
+    (head,) = world.jobs_at_work(world.uid)
+    status = world.cluster.resource["status"]
+    assert (status["jobName"], status["placement"]["device"]) == (head["metadata"]["name"], "CPU")
+    assert condition(status, "Running")["status"] == "True"

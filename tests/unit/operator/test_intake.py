@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from trainingsession_operator.handlers import Intake
@@ -10,6 +12,7 @@ from trainingsession_operator.index import Known, SessionIndex
 from trainingsession_operator.metrics import Metrics
 from trainingsession_operator.newcomers import Newcomers
 from trainingsession_operator.queue import WorkQueue
+from trainingsession_operator.status import pending_since
 
 LONG_AGO = "2020-01-01T00:00:00Z"
 
@@ -63,7 +66,7 @@ def test_an_end_is_news_once(intake, metrics):
 def test_after_a_restart_what_had_ended_is_no_news(intake, metrics):
     for kind in (None, None, "MODIFIED", "DELETED"):
         intake.told({"type": kind, "object": resource("Succeeded", finished=True)})
-    assert finished(metrics) is None
+    assert finished(metrics) == 0
     assert len(intake.queue) == 0
 
 
@@ -183,6 +186,26 @@ def test_only_a_pending_session_outside_of_a_queue_waits(intake, metrics, phase,
     assert (pending(metrics, intake) > 0) is waits
 
 
+@pytest.mark.parametrize(
+    ("conditions", "since"),
+    [
+        ({"Running": ("False", "2024-05-06T12:00:00Z")}, "2024-05-06T12:00:00Z"),
+        ({"Running": ("False", "2024-05-06T12:00:00Z"), "Suspended": ("False", LONG_AGO)}, "2024-05-06T12:00:00Z"),
+        ({"Running": ("False", LONG_AGO), "Suspended": ("False", "2024-05-06T12:00:00Z")}, "2024-05-06T12:00:00Z"),
+        ({"Running": ("False", LONG_AGO), "QuotaReserved": ("True", "2024-05-06T12:00:00Z")}, "2024-05-06T12:00:00Z"),
+        ({}, LONG_AGO),
+    ],
+    ids=["its last attempt ended", "never suspended", "went on", "came out of a queue", "not looked at"],
+)
+def test_a_session_waits_since_it_could_have_run(conditions, since):
+    one = resource("Pending", finished=False)
+    one["metadata"]["creationTimestamp"] = LONG_AGO
+    one["status"]["conditions"] += [
+        {"type": kind, "status": status, "lastTransitionTime": at} for kind, (status, at) in conditions.items()
+    ]
+    assert pending_since(one) == since
+
+
 @pytest.mark.parametrize(("reason", "counted"), [("OutOfMemory", "OutOfMemory"), ("written by hand", "Other")])
 def test_a_failure_is_counted_by_its_reason(intake, metrics, reason, counted):
     intake.told({"type": "ADDED", "object": resource("Training", finished=False)})
@@ -191,3 +214,30 @@ def test_a_failure_is_counted_by_its_reason(intake, metrics, reason, counted):
     intake.told({"type": "MODIFIED", "object": failed})
     labels = {"namespace": "a", "reason": counted}
     assert metrics.registry.get_sample_value("trainingsession_failed_total", labels) == 1
+
+
+def test_what_alerts_count_is_there_from_a_namespaces_first_session_on(intake, metrics, repo):
+    """Prometheus sees no increase in the first value of a series."""
+    alerts = (repo / "charts/trainingsession/templates/operator-alerts.yaml").read_text()
+    (reasons,) = re.findall(r'reason=~"([A-Za-z|]+)"', alerts)
+    intake.told({"type": None, "object": resource("Training", finished=False)})
+    counted = {
+        ("trainingsession_failed_total", "reason"): {*reasons.split("|")},
+        ("trainingsession_finished_total", "phase"): {"Succeeded", "Failed"},
+    }
+    for (name, label), values in counted.items():
+        found = [s for family in metrics.registry.collect() for s in family.samples if s.name == name]
+        assert {s.labels[label]: s.value for s in found} == dict.fromkeys(values, 0)
+    metrics.forget("a")
+    assert metrics.namespaces() == set()
+
+
+def test_a_success_that_lost_its_artifacts_is_counted_as_a_failure_and_not_as_another_end(intake, metrics):
+    lost = resource("Failed", finished=True)
+    next(c for c in lost["status"]["conditions"] if c["type"] == "Failed")["reason"] = "ArtifactsMissing"
+    for kind, session in ((None, resource("Succeeded", finished=True)), ("MODIFIED", lost), ("MODIFIED", lost)):
+        intake.told({"type": kind, "object": session})
+    labels = {"namespace": "a", "reason": "ArtifactsMissing"}
+    assert metrics.registry.get_sample_value("trainingsession_failed_total", labels) == 1
+    ends = {"namespace": "a", "phase": "Failed"}
+    assert metrics.registry.get_sample_value("trainingsession_finished_total", ends) == 0

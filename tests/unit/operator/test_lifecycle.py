@@ -327,6 +327,74 @@ def test_a_node_that_is_gone_is_named_when_the_pods_time_is_over():
     assert "kubectl delete node gpu-1" in condition(decision.status, "PodsReady")["message"]
 
 
+@pytest.mark.parametrize("suspend", [True, False])
+@pytest.mark.parametrize("of", ["this step", "an earlier step"])
+def test_a_node_that_is_gone_is_named_too_where_its_job_is_to_go(suspend, of):
+    late = terminating(running(), node="gpu-1")
+    seen = Observed(job(deleted=True), (late,), record=record())
+    if of == "an earlier step":
+        seen = Observed(record=record(), step=plan.AGAIN, earlier=(job(deleted=True),), orphans=(late,))
+    before = decide(session(RUNNING, suspend=suspend), seen, NOW)
+    assert told(before, "PodsReady") == ("False", "Suspending" if suspend else "OldJobTerminating")
+    decision = decide(session(before.status, suspend=suspend), seen, NOW + timedelta(minutes=1))
+    assert told(decision, "PodsReady") == ("False", "NodeLost")
+    assert decision.actions == ()
+    for kind in ("PodsReady", "Suspended") if suspend else ("PodsReady",):
+        assert "kubectl delete node gpu-1" in condition(decision.status, kind)["message"]
+    assert told(decision, "Suspended")[0] == "False"
+    asked = Observed(job(active=1), (late,), record=record())
+    decision = decide(session(RUNNING, suspend=True), asked, NOW + timedelta(minutes=1))
+    assert (decision.actions, told(decision, "PodsReady")) == ((THIS,), ("False", "NodeLost"))
+
+
+LEFT = f"The Job of pod {JOB}-pod-1 is gone, and the pod is"
+ENDING = f"{LEFT} being deleted; the session goes on when it has ended."
+STAYING = (
+    f"{LEFT} still there; the session goes on when it has ended. To end it: kubectl delete pod {JOB}-pod-1 -n team-a"
+)
+
+
+@pytest.mark.parametrize(
+    ("left", "reason", "words"),
+    [
+        (terminating(running(), node="gpu-1"), "OldJobTerminating", ENDING),
+        (running(), "OldJobTerminating", STAYING),
+        (terminating(running(), node="gone") | {"metadata": {**running()["metadata"], "deletionTimestamp": STARTED}},
+         "NodeLost", "kubectl delete node gone"),
+    ],
+    ids=["until it has saved", "with --cascade=orphan", "on a node that is gone"],
+)  # fmt: skip
+@pytest.mark.parametrize("extracted", [False, True])
+def test_a_pod_that_outlives_its_job_is_waited_for_and_no_job_made_beside_it(left, reason, words, extracted):
+    step = plan.EXTRACT if extracted else plan.WHOLE
+    seen = Observed(record=record(extracted=extracted), step=step, orphans=(left,))
+    decision = decided(seen, RUNNING)
+    assert (decision.actions, decision.chooses, decision.status["phase"]) == ((), None, "Pending")
+    assert told(decision, "PodsReady") == ("False", reason)
+    assert words in condition(decision.status, "PodsReady")["message"]
+    ended = decided(Observed(record=record(), step=plan.WHOLE), decision.status)
+    assert ended.actions == (CreateJob(lost=True),)
+
+    held = decided(seen, RUNNING, suspend=True)
+    assert (held.actions, held.chooses, told(held, "Suspended")) == ((), None, ("False", "Suspending"))
+    assert told(held, "PodsReady") == ("False", reason)
+    assert words in condition(held.status, "Suspended")["message"]
+    again = decided(seen, held.status, suspend=True)
+    assert told(again, "Suspended") == ("False", "Suspending")
+    assert decided(Observed(record=record(), step=step), again.status, suspend=True).status["phase"] == "Suspended"
+
+
+def test_a_session_with_a_pod_that_outlives_its_job_is_not_called_suspended_while_storage_is_away():
+    away = State("False", "StorageUnavailable", "MongoDB is away.")
+    decision = decided(Observed(waits=away, orphans=(running(),)), RUNNING, suspend=True)
+    assert told(decision, "PodsReady") == ("False", "StorageUnavailable")
+
+
+def test_a_pod_that_outlives_its_job_and_publishes_ends_the_session():
+    decision = decided(Observed(record=record(result=result()), orphans=(running(),)), RUNNING)
+    assert decision.status["phase"] == "Succeeded"
+
+
 def test_the_pullers_words_do_not_flap():
     def pulling(reason: str, message: str) -> Observed:
         state = {"waiting": {"reason": reason, "message": message}}
@@ -337,12 +405,59 @@ def test_the_pullers_words_do_not_flap():
     assert second.status == first.status
 
 
+def test_the_pullers_words_are_those_of_its_last_failure():
+    def pulling(reason: str, message: str) -> Observed:
+        state = {"waiting": {"reason": reason, "message": message}}
+        return Observed(job(active=1), (pod("pod-1", "Pending", state),), record=record())
+
+    status: dict[str, Any] = {"jobName": JOB}
+    shown = []
+    for reason, message in (
+        ("ImagePullBackOff", "Back-off pulling image"),
+        ("ErrImagePull", "read tcp 10.0.0.7:40312: i/o timeout"),
+        ("ImagePullBackOff", "Back-off pulling image"),
+        ("ErrImagePull", "read tcp 10.0.0.7:51207: i/o timeout"),
+        ("ErrImagePull", "401 Unauthorized"),
+        ("ImagePullBackOff", "Back-off pulling image"),
+    ):
+        status = decided(pulling(reason, message), status).status
+        shown.append((condition(status, "PodsReady")["reason"], condition(status, "PodsReady")["message"]))
+        assert condition(status, "Running")["message"] == condition(status, "PodsReady")["message"]
+    timeout, denied = ("ErrImagePull", "read tcp 10.0.0.7:40312: i/o timeout"), ("ErrImagePull", "401 Unauthorized")
+    assert shown == [("ImagePullBackOff", "Back-off pulling image"), timeout, timeout, timeout, denied, denied]
+
+
 def test_gpu_seconds_are_those_of_pods_with_gpus_and_of_jobs_before():
     limits = {"containers": [{"resources": {"limits": {"nvidia.com/gpu": "2"}}}]}
     one = {**ended(1), "spec": limits}
     annotations = {"trainingsession.dev/gpu-seconds-before": "100"}
     observed = Observed(job(FAILED, annotations=annotations), (one, ended(0, "pod-2")), record=record())
     assert decided(observed, RUNNING).status["gpuSeconds"] == 100 + 2 * 29 * 60
+
+
+GPUS = {"containers": [{"resources": {"limits": {"nvidia.com/gpu": "2"}}}]}
+
+
+def test_gpu_seconds_of_an_attempt_that_is_gone_stay_counted_and_none_is_counted_twice():
+    first = {**created(running("pod-1", "2024-05-06T12:00:00Z"), "2024-05-06T12:00:00Z"), "spec": GPUS}
+    drained = terminating(first, node="gpu-1") | {"spec": GPUS | {"nodeName": "gpu-1"}}
+    second = {**created(running("pod-2", "2024-05-06T13:10:00Z"), "2024-05-06T13:10:00Z"), "spec": GPUS}
+    status: dict[str, Any] = RUNNING
+    counted = []
+    for minutes, pod_, kind in ((30, first, 1), (60, drained, 1), (60, drained, 1), (71, second, 1), (120, second, 0)):
+        seen = job(active=1) if kind else job(COMPLETE)
+        known = record() if kind else record(result=result())
+        status = decide(session(status), Observed(seen, (pod_,), record=known), NOW + timedelta(minutes=minutes)).status
+        counted.append(status.get("gpuSeconds"))
+    assert counted[1] == counted[2] == 2 * 3600
+    assert counted[-1] == 2 * (3600 + 50 * 60)
+    assert status["gpuSecondsUntil"] == "2024-05-06T14:00:00Z"
+
+
+def test_gpu_seconds_of_a_pod_are_those_of_its_own_clock():
+    ahead = {"exitCode": 1, "startedAt": "2024-05-06T12:50:00Z", "finishedAt": "2024-05-06T12:55:00Z"}
+    one = {**created(pod("pod-1", "Failed", {"terminated": ahead}), "2024-05-06T11:50:00Z"), "spec": GPUS}
+    assert decided(Observed(job(FAILED), (one,), record=record()), RUNNING).status["gpuSeconds"] == 2 * 5 * 60
 
 
 def test_a_claim_counts_as_one_gpu():

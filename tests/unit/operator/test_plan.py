@@ -10,12 +10,11 @@ from builders import ENDED, JOB, NOW, condition, ended, job, record, result, run
 from trainingsession_operator import plan
 from trainingsession_operator.decide import decide
 from trainingsession_operator.observed import CreateJob, DeleteJob, Observed
-from trainingsession_operator.plan import AGAIN, EXTRACT, HEAD, STORED, WHOLE
+from trainingsession_operator.plan import AGAIN, EXTRACT, HEAD, STEPS, STORED, WHOLE
 
 MISSING = ("Failed", "PodFailurePolicy", "Container trainer for pod team-a/digits-x failed with exit code 76 matching")
 COMPLETE = ("Complete", "CompletionsReached", "")
 HELPER_FAILED = ("Failed", "FailedIndexes", "Job has failed indexes")
-STEPS = (STORED, EXTRACT, WHOLE, HEAD, AGAIN)
 
 
 @pytest.mark.parametrize(
@@ -96,25 +95,26 @@ def test_a_session_in_one_job_says_why(spec, why):
     assert plan.placement(session(**spec), WHOLE)["reason"].startswith(why)
 
 
+@pytest.mark.parametrize("gpus", [1, 0])
 @pytest.mark.parametrize("step", STEPS)
-def test_a_choice_is_read_back_from_the_status(step):
-    assert plan.chosen(session({"placement": plan.placement(session(), step)})) == step
+def test_a_choice_is_read_back_from_the_status_also_when_the_gpus_were_changed_meanwhile(step, gpus):
+    now = session({"placement": plan.placement(session(), step)}, resources={"gpus": gpus})
+    assert plan.chosen(now) == step
+    assert plan.step_name(now, step) in plan.names(now)
 
 
 @pytest.mark.parametrize(
-    ("placement", "gpus"),
+    "placement",
     [
-        (None, 1),
-        ({}, 1),
-        ({"job": "somebody-elses", "task": "all"}, 1),
-        ({"job": f"{JOB}-x", "task": "all"}, 1),
-        ({"job": f"{JOB}-g", "task": "extract"}, 1),
-        ({"job": f"{JOB}-g", "task": "all"}, 0),
-        ({"job": JOB, "task": "train"}, 0),
+        None,
+        {},
+        {"job": "somebody-elses", "task": "all"},
+        {"job": f"{JOB}-x", "task": "all"},
+        {"job": f"{JOB}-g", "task": "extract"},
     ],
 )
-def test_a_status_that_names_no_job_of_this_session_is_no_choice(placement, gpus):
-    assert plan.chosen(session({"placement": placement}, resources={"gpus": gpus})) is None
+def test_a_status_that_names_no_job_of_this_session_is_no_choice(placement):
+    assert plan.chosen(session({"placement": placement})) is None
 
 
 @pytest.mark.parametrize("arguments", [None, [], ["--task"], ["--task", "dance"], ["train"], ["--task", "train", "-v"]])

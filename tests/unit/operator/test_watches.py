@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from trainingsession_operator.watches import CALM_SECONDS, keep_watching
+from trainingsession_operator.errors import StartError
+from trainingsession_operator.watches import CALM_SECONDS, NOT_DEFINED, keep_watching
 
 
 class Watches:
@@ -23,6 +24,12 @@ class Watches:
             raise RuntimeError(f"ended at {self.now:.0f}")
 
 
+class NotFoundError(Exception):
+    """What kopf raises where a list or a watch is answered so; it does not export its class."""
+
+    status = 404
+
+
 @pytest.fixture(autouse=True)
 def sigterm():
     before = signal.getsignal(signal.SIGTERM)
@@ -33,7 +40,7 @@ def sigterm():
 def test_an_error_now_and_then_is_told_and_all_begun_anew(caplog):
     watches = Watches(1, 1 + CALM_SECONDS, 500)
     with caplog.at_level(logging.WARNING):
-        keep_watching(watches.watch, lambda: watches.now)
+        keep_watching(watches.watch, clock=lambda: watches.now)
     assert watches.begun == 4
     assert "listed and watched anew: ended at 500" in caplog.text
 
@@ -41,8 +48,31 @@ def test_an_error_now_and_then_is_told_and_all_begun_anew(caplog):
 def test_an_error_again_within_a_minute_ends_the_process():
     watches = Watches(1, CALM_SECONDS)
     with pytest.raises(RuntimeError, match="ended at 60"):
-        keep_watching(watches.watch, lambda: watches.now)
+        keep_watching(watches.watch, clock=lambda: watches.now)
     assert watches.begun == 2
+
+
+def test_where_the_definition_is_gone_it_ends_with_a_sentence_instead_of_beginning_anew():
+    watches = Watches(1)
+
+    def check() -> None:
+        raise StartError(NOT_DEFINED)
+
+    with pytest.raises(StartError, match=r"the definition \S+ is not served; install the chart"):
+        keep_watching(watches.watch, check, lambda: watches.now)
+    assert watches.begun == 1
+
+
+def test_a_definition_that_is_still_told_of_and_not_served_is_a_sentence_at_the_second_error():
+    begun: list[int] = []
+
+    def run() -> None:
+        begun.append(1)
+        raise NotFoundError
+
+    with pytest.raises(StartError, match="is not served"):
+        keep_watching(run)
+    assert len(begun) == 2
 
 
 def test_a_signal_between_two_watches_ends_the_process():

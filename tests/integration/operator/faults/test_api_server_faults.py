@@ -211,6 +211,27 @@ def test_without_the_definition_the_operator_ends_with_a_sentence(new_lane):
     assert "cannot start: the definition trainingsessions.trainingsession.dev is not served" in lane.operator.said()
 
 
+def test_when_the_definition_is_deleted_while_it_runs_it_ends_with_a_sentence_and_goes_on_when_it_is_back(new_lane):
+    lane = new_lane()
+    lane.start()
+    uid = lane.create(a_name())
+    attempt = lane.attempt(uid)
+    attempt.start()
+    lane.phase(uid, "Extracting")
+    of_sessions = lambda request: "/trainingsession.dev/v1alpha1" in request.path  # noqa: E731
+    with lane.proxy.answering(404, of_sessions):
+        # Kubernetes ends the watch in the same moment.
+        lane.proxy.end_watches(watches_of("trainingsessions"))
+        lane.operator.wait(30)
+        assert "the definition trainingsessions.trainingsession.dev is not served" in lane.operator.said()
+    assert lane.watch.jobs(uid)
+    published = attempt.publish(0.9375)
+    lane.kill()
+    lane.start()
+    attempt.end(0)
+    lane.check_succeeded(uid, published)
+
+
 def test_a_right_that_is_lost_while_it_runs_is_waited_for(lane):
     with lane.proxy.answering(403, lambda request: request.method == "POST" and request.path.endswith("/jobs")):
         name = a_name()

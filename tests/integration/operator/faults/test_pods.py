@@ -53,3 +53,23 @@ def test_a_job_that_is_deleted_by_hand_is_made_again_and_one_that_has_published_
     lane.start()
     assert lane.finished(uid)["artifacts"] == published["artifacts"]
     assert len(lane.watch.jobs_ever(uid)) == 2
+
+
+def test_where_a_job_is_deleted_without_its_pod_the_next_one_is_made_when_the_pod_has_ended(lane):
+    uid = lane.create(f"session-{uuid.uuid4().hex[:8]}")
+    first = lane.attempt(uid)
+    first.start()
+    lane.phase(uid, "Extracting")
+    lane.delete_job(*lane.watch.jobs(uid), propagation="Orphan")
+    lane.watch.wait_for("the Job gone", lambda: not lane.watch.jobs(uid))
+    remedy = f"kubectl delete pod {first.name} -n {lane.namespace}"
+    said = lambda: condition(lane.watch.status(uid), "PodsReady")["message"]  # noqa: E731
+    lane.watch.wait_for("its pod in the status", lambda: remedy in said())
+    assert len(lane.watch.jobs_ever(uid)) == 1, "never two trainers of one session"
+    first.end(75, "Stopped; the next attempt goes on.")
+    second = lane.attempt(uid)
+    second.start()
+    published = second.publish(0.9625)
+    second.end(0)
+    assert lane.finished(uid)["artifacts"] == published["artifacts"]
+    assert len(lane.watch.jobs_ever(uid)) == 2
