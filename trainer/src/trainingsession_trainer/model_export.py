@@ -71,7 +71,10 @@ def export_model(
 
 
 def _joined(database: Database[Document], folder: Path, reporter: Reporter, stop: Callable[[], bool]) -> keras.Model:
-    """Join the head and the base model that gave its features; raises DataError when that is another one now."""
+    """Join the head and the base model that gave its features; raises DataError when that is another one now.
+
+    Raises SpecError for own Python, whose files nothing here builds a model of.
+    """
     import keras
 
     from .artifacts import complete_model
@@ -80,6 +83,8 @@ def _joined(database: Database[Document], folder: Path, reporter: Reporter, stop
 
     record: dict[str, Any] = json.loads((folder / "reproducibility.json").read_text("utf-8"))
     spec = parse_spec(record["spec"])
+    if spec.module is not None:
+        raise SpecError("The session's head is its module's, and it has left no model.keras; there is no other form.")
     base = open_base_model(spec.base_model, folder, reporter, stop, KeptWeights(database, stop))
     trained_on = record["features"]["train"]["madeOf"]["weights"]
     if dict(base.weights) != trained_on:

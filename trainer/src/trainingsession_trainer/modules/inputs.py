@@ -36,7 +36,15 @@ def hand_features(running: Running, prepared: PreparedFeatures) -> Handed:
         handover.write_part(running.files, name, _watched(part.blocks(), running.stop), len(part), labels)
     commonest = commonest_class(prepared.train.labels)
     truth = (prepared.test.labels, prepared.validation.labels)
-    return Handed(prepared.class_names, *truth, samples, prepared.feature_shape, commonest)
+    return Handed(
+        prepared.class_names,
+        *truth,
+        samples,
+        prepared.feature_shape,
+        commonest,
+        prepared.digests["test"],
+        prepared.sets,
+    )
 
 
 def hand_images(running: Running) -> Handed:
@@ -59,7 +67,9 @@ def hand_images(running: Running) -> Handed:
         handover.write_part(running.files, name, blocks, len(rows), labels)
         running.reporter.extraction(name, len(rows), len(rows))
     commonest = commonest_class(train_labels[~held])
-    return Handed(dataset.class_names, dataset.test.labels[test], train_labels[held], samples, shape, commonest)
+    truth = (dataset.test.labels[test], train_labels[held])
+    digests = dataset.test.digests[: len(test)]
+    return Handed(dataset.class_names, *truth, samples, shape, commonest, digests, {})
 
 
 def _images(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from trainingsession_trainer.artifacts import metrics_document
 from trainingsession_trainer.errors import SpecError
 from trainingsession_trainer.evaluation import Evaluation, Tally
+from trainingsession_trainer.exports.predictions import write_predictions
 
 from . import handover, process
 from .running import Handed, Running
@@ -70,7 +71,7 @@ def write_files(
     metrics.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     yield metrics
     kept = running.folder / "predictions.npz"
-    np.savez_compressed(kept, probabilities=predictions, labels=handed.test_labels)
+    write_predictions(kept, predictions, handed.test_labels, handed.test_digests, handed.class_names)
     yield kept
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,9 @@ class Handed:
     shape: tuple[int, ...]
     commonest: int
     """The class that most training images have."""
+    test_digests: Sequence[bytes]
+    sets: Mapping[str, str]
+    """Keys of the feature sets by split; none for images."""
 
 
 @dataclass
