@@ -67,7 +67,8 @@ def train(running: Running, handed: Handed) -> npt.NDArray[np.float32]:
         batch_size=training.batch_size,
         restore_best=training.restore_best,
         seed=training.seed,
-        hidden=tuple(str(path) for path in running.hidden),
+        # The module's process stands in another folder, where a relative path would lead elsewhere.
+        hidden=tuple(str(path.resolve()) for path in running.hidden),
     )
     handover.write_order(running.files, order)
     running.reporter.info(f"Running {module.entry_point} in a process without credentials")
