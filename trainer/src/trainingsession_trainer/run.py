@@ -75,7 +75,7 @@ def run_attempt(
             disk = Disk(work, disk_limit)
             features = SessionFeatures(session, database, use, Path(folder), reporter, stop, memory_limit, disk)
             if session.spec.module is not None:
-                run_own_python(session, features, database, record, Path(folder), reporter, stop, task, hidden)
+                run_own_python(session, features, database, record, Path(folder), reporter, stop, task, hidden, disk)
             else:
                 run_session(session, features, database, record, Path(folder), reporter, stop, task)
     except TrainerError as error:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from trainingsession_trainer.config import parse_spec
+from trainingsession_trainer.datasets import Disk
 from trainingsession_trainer.errors import DivergedError, HostMemoryError, SpecError, Stopped
 from trainingsession_trainer.modules import handover, process
 from trainingsession_trainer.modules import session as own
@@ -226,7 +227,7 @@ def test_a_folder_that_is_named_from_where_the_trainer_stands_is_hidden_too(tmp_
     )
     out = io.StringIO()
     session = Session("team-a", "own", "uid", spec)
-    running = Running(session, spec.module, tmp_path, Reporter(out), lambda: False, (Path("mongo"),))
+    running = Running(session, spec.module, tmp_path, Reporter(out), lambda: False, (Path("mongo"),), Disk(tmp_path))
     for folder in (running.files, running.workdir, running.code):
         folder.mkdir()
     (running.code / "own.py").write_text(LOOK)

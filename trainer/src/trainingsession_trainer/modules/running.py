@@ -13,6 +13,7 @@ import numpy.typing as npt
 from . import process
 
 if TYPE_CHECKING:
+    from trainingsession_trainer.datasets import Disk
     from trainingsession_trainer.reporting import Reporter
     from trainingsession_trainer.spec import Module, Session
 
@@ -45,6 +46,7 @@ class Running:
     reporter: Reporter
     stop: Callable[[], bool]
     hidden: tuple[Path, ...]
+    disk: Disk
     epochs: list[process.Epoch] = field(default_factory=list)
 
     @property
