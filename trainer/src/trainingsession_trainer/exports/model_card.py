@@ -67,7 +67,7 @@ def model_card(
 
 
 def _made_of(spec: Mapping[str, Any], base: Mapping[str, Any]) -> str:
-    name, tuned = _plain(base.get("name")), spec.get("training", {}).get("fineTune")
+    name, tuned = _plain(base.get("name")), (spec.get("training") or {}).get("fineTune")
     if not tuned:
         return f"a head trained on features of a frozen {name}"
     return f"a head, and the last {tuned['layers']} layers of the base model trained with it, on {name}"
