@@ -9,9 +9,12 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from trainingsession_trainer.__main__ import command_line
+from trainingsession_trainer.datasets.images import decode
 
 
 def lines(repo, first):
@@ -53,6 +56,30 @@ def test_onnx_runtime_classifies_as_keras_does_where_there_is_no_tensorflow(
     done = subprocess.run([service_python, *command("classify_onnx.py")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     says(done.stdout, keras_says)
+
+
+SMOOTH = Image.linear_gradient("L").resize((6, 4))
+SIDEWAYS = Image.Exif()
+SIDEWAYS[0x0112] = 6
+PICTURES = {
+    "transparent.png": (Image.merge("RGBA", (SMOOTH,) * 4), {}),
+    "grey on glass.png": (Image.merge("LA", (SMOOTH, SMOOTH)), {}),
+    "one colour is glass.png": (SMOOTH, {"transparency": SMOOTH.getpixel((3, 2))}),
+    "sideways.jpg": (Image.merge("RGB", (SMOOTH,) * 3), {"exif": SIDEWAYS}),
+    "odd exif.jpg": (Image.merge("RGB", (SMOOTH,) * 3), {"exif": b"Exif\0\0II*\0nothing"}),
+    "16 bits.png": (Image.fromarray(np.linspace(0, 65535, 24).astype(np.uint16).reshape(4, 6)), {}),
+    "printed.jpg": (Image.merge("CMYK", (SMOOTH,) * 4), {}),
+}
+
+
+@pytest.mark.parametrize("script", ["classify_keras.py", "classify_onnx.py", "classify_saved_model.py"])
+def test_a_script_gives_the_model_the_pixels_that_it_was_trained_on(examples, tmp_path, script) -> None:
+    read = runpy.run_path(str(examples / script))["rgb"]
+    for name, (image, settings) in PICTURES.items():
+        image.save(tmp_path / name, **settings)
+        found, wanted = read(str(tmp_path / name)), decode(tmp_path / name, name)
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found, wanted, err_msg=name)
 
 
 def test_every_example_is_in_the_document(repo):

@@ -2,18 +2,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import socket
+import time
+from pathlib import Path
 
 import boto3
+import keras
 import numpy as np
 import pytest
 from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
-from local_server import LocalServer, content
+from local_server import LocalServer, content, hang_up, status
 from pictures import go_on, quiet
 from trainingsession_trainer import config, weights
 from trainingsession_trainer.base_models import open_base_model
-from trainingsession_trainer.datasets import credentials
+from trainingsession_trainer.datasets import credentials, download
 from trainingsession_trainer.datasets.files import RESERVE_BYTES, Disk
 from trainingsession_trainer.errors import DataError, SpecError, Stopped
 from trainingsession_trainer.spec import BaseModel
@@ -126,3 +130,48 @@ def test_an_address_of_weights_that_is_none_is_the_spec_s_fault(tmp_path):
 def test_a_file_that_holds_no_weights_is_the_data_s_fault(tmp_path):
     with LocalServer(content(b"hello")).running() as server, pytest.raises(DataError, match="no readable HDF5 file"):
         opened(tmp_path, weightsFrom={"uri": f"{server.uri}/a.h5"})
+
+
+def imagenet(tmp_path, server, stop=go_on):
+    """Load weights with a builder that fetches its file as those of keras.applications do."""
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+
+    def build(name):
+        path = keras.utils.get_file("a.h5", f"{server.uri}/a.h5", cache_subdir="models", cache_dir=str(tmp_path))
+        assert (name, Path(path).read_bytes()) == ("imagenet", b"weights")
+        return network
+
+    spec = BaseModel("MobileNet", weights="imagenet")
+    return weights.load_weights(spec, build, tmp_path, quiet(), stop)[0] is network
+
+
+def silent(request):
+    time.sleep(0.6)
+    hang_up(request)
+
+
+FAILURES = [status(503), status(429), hang_up, content(b"wei", length=7), silent]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=["503", "429", "reset", "cut off", "silence"])
+def test_imagenet_weights_are_fetched_again_after_a_failure_that_passes(tmp_path, monkeypatch, failure):
+    monkeypatch.setattr(download, "NETWORK_SECONDS", 0.3)
+    server = LocalServer(failure, content(b"weights"))
+    with server.running():
+        assert imagenet(tmp_path, server)
+    assert len(server.paths) == 2
+    assert socket.getdefaulttimeout() is None
+
+
+def test_imagenet_weights_that_are_not_there_are_asked_for_once(tmp_path):
+    server = LocalServer(status(404))
+    with server.running(), pytest.raises(DataError, match=r"MobileNet could not be downloaded \(URL fetch.* 404"):
+        imagenet(tmp_path, server)
+    assert len(server.paths) == 1
+
+
+def test_a_session_is_stopped_between_two_tries_for_imagenet_weights(tmp_path):
+    server = LocalServer(status(503))
+    with server.running(), pytest.raises(Stopped):
+        imagenet(tmp_path, server, stop=lambda: True)
+    assert len(server.paths) == 1

@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 from bson import ObjectId
 
+from pictures import go_on, quiet
+from trainingsession_trainer import model_export
+from trainingsession_trainer.errors import SpecError
+
 
 @pytest.fixture(scope="module")
 def sample(git, repo):
@@ -50,11 +54,15 @@ def test_a_keras_model_is_trained_and_published(keras_head, record_of, storage) 
     assert f"Result  test_accuracy={result['accuracy']:.4f}" in out
     assert [item["name"] for item in result["artifacts"]] == [
         "architecture.json", "head.weights.h5", "class_names.json", "training_log.csv", "metrics.json",
-        "predictions.npz", "model.keras",
+        "predictions.npz", "model.keras", "reproducibility.json", "log.txt",
     ]  # fmt: skip
     metrics = json.loads(artifact(storage, record, "metrics.json"))
     assert metrics["accuracy"] == result["accuracy"]
     assert np.sum(metrics["confusion"]) == record["samples"]["test"]
+    how = json.loads(artifact(storage, record, "reproducibility.json"))
+    assert how["spec"]["module"]["git"]["entryPoint"] == "heads.keras_head:build"
+    assert how["features"]["train"]["madeOf"]["weights"]["seed"] == 0
+    assert "a head of 48 units for 10 classes" in artifact(storage, record, "log.txt").decode()
 
 
 def test_the_complete_model_gives_the_predictions_that_were_published(keras_head, record_of, storage, tmp_path) -> None:
@@ -70,7 +78,16 @@ def test_the_complete_model_gives_the_predictions_that_were_published(keras_head
     images = np.stack([test.image(index) for index in range(32)])
     with np.load(tmp_path / "predictions.npz") as kept:
         assert (kept["labels"][:32] == test.labels[:32]).all()
+        assert [digest.tobytes() for digest in kept["digests"]] == list(test.digests[: len(kept["labels"])])
+        assert (kept["predicted"] == kept["probabilities"].argmax(axis=1)).all()
         np.testing.assert_allclose(model.predict(images, verbose=0), kept["probabilities"][:32], atol=2e-3)
+
+
+def test_no_model_is_made_later_of_a_module_s_head_alone(keras_head, record_of, storage, tmp_path) -> None:
+    name = "reproducibility.json"
+    (tmp_path / name).write_bytes(artifact(storage, record_of(keras_head[0]), name))
+    with pytest.raises(SpecError, match=r"^The session's head is its module's, and it has left no model\.keras;"):
+        model_export._joined(storage, tmp_path, quiet(), go_on)
 
 
 def test_the_same_session_gives_the_same_accuracy_from_stored_features(keras_head, make_pod, record_of) -> None:
@@ -102,7 +119,8 @@ def test_a_module_that_trains_itself_on_images_is_judged_by_its_predictions(on_i
     assert record["result"]["accuracy"] > 0.7
     assert record["samples"]["train"] + record["samples"]["validation"] == 289
     assert [item["name"] for item in record["result"]["artifacts"]] == [
-        "class_names.json", "training_log.csv", "metrics.json", "predictions.npz",
+        "class_names.json", "training_log.csv", "metrics.json", "predictions.npz", "reproducibility.json",
+        "log.txt",
     ]  # fmt: skip
     metrics = {metric["name"]: metric["value"] for metric in record["result"]["metrics"]}
     assert record["result"]["validationAccuracy"] == metrics["module_val_accuracy"] > 0.7

@@ -13,9 +13,9 @@ import keras
 import numpy as np
 import pytest
 
-from trainingsession_trainer.artifacts import write_artifacts
+from trainingsession_trainer.artifacts import metrics_text, write_artifacts
 from trainingsession_trainer.batches import LabelledFeatures
-from trainingsession_trainer.evaluation import evaluate
+from trainingsession_trainer.evaluation import Tally, evaluate
 from trainingsession_trainer.head import build_head, standardize_from
 from trainingsession_trainer.training import fit_head
 
@@ -129,3 +129,20 @@ def test_the_complete_model_scores_the_reported_accuracy_in_a_fresh_process(
     # The optimizer's state would make the file three times as large.
     weights = sum(weight.nbytes for weight in head.get_weights())
     assert (tmp_path / "head.weights.h5").stat().st_size < 2 * weights + 50_000
+
+
+@pytest.mark.parametrize(("classes", "whole"), [(300, True), (2000, False)])
+def test_the_confusion_of_many_classes_takes_no_more_than_there_are_images(classes, whole) -> None:
+    labels = np.arange(400, dtype=np.int32) % classes
+    named = np.where(np.arange(400) < 100, (labels + 1) % classes, labels)
+    tally = Tally(classes)
+    tally.add(np.eye(classes, dtype=np.float32)[named], labels)
+    evaluation = tally.evaluation(0.5, 0)
+    text = metrics_text([f"class {number}" for number in range(classes)], evaluation, {"loss": 0.5})
+    document = json.loads(text)
+    assert len(text) < 600_000
+    assert [key in document for key in ("confusion", "confusion_cells")] == [whole, not whole]
+    confusion = np.zeros((classes, classes), int)
+    for row, column, images in document.get("confusion_cells", ()):
+        confusion[row, column] = images
+    np.testing.assert_array_equal(document.get("confusion", confusion), evaluation.confusion)

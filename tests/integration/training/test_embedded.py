@@ -15,21 +15,32 @@ from trainingsession_trainer.embedded import embedded_mongod
 from trainingsession_trainer.errors import DataError, SpecError, StorageError
 from trainingsession_trainer.local import DATABASE, download
 from trainingsession_trainer.mongodb import connect
+from trainingsession_trainer.records import Artifact, Result, SessionRecord, create_record
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data folder with two revisions of one artifact, and one whose digest is wrong."""
+    """A data folder with two finished sessions of one name, a file whose digest is wrong, and one never published."""
     with embedded_mongod(tmp_path) as uri:
-        bucket = gridfs.GridFSBucket(connect(uri, DATABASE), "artifacts")
+        database = connect(uri, DATABASE)
+        bucket = gridfs.GridFSBucket(database, "artifacts")
+
+        def stored(name: str, content: bytes, sha256: str | None = None) -> Artifact:
+            sha256 = sha256 or hashlib.sha256(content).hexdigest()
+            file_id = bucket.upload_from_stream(f"digits/{name}", content, metadata={"sha256": sha256})
+            return Artifact(name, str(file_id), len(content), sha256)
+
         for content in (b"old", b"new"):
-            metadata = {"sha256": hashlib.sha256(content).hexdigest()}
-            bucket.upload_from_stream("digits/model.keras", content, metadata=metadata)
-        bucket.upload_from_stream("digits/bad", b"flipped", metadata={"sha256": "0" * 64})
+            create_record(database, content.hex(), f"team-{content.decode()}", "digits")
+            record = SessionRecord(database, content.hex(), "attempt")
+            record.claim({})
+            record.publish(Result(0.5, {}, (stored("model.keras", content), stored("bad", b"flipped", "0" * 64))))
+        stored("model.keras", b"killed before it was published")
+        stored("model.onnx", b"killed before it was published")
     return tmp_path
 
 
-def test_the_newest_artifact_is_downloaded_and_checked(data: Path, tmp_path: Path) -> None:
+def test_the_artifact_of_the_newest_finished_session_is_downloaded_and_checked(data: Path, tmp_path: Path) -> None:
     download("digits/model.keras", None, data, tmp_path / "out.keras")
     assert (tmp_path / "out.keras").read_bytes() == b"new"
 
@@ -57,6 +68,20 @@ def test_an_unknown_artifact_lists_the_known_ones(data: Path, tmp_path: Path) ->
     with pytest.raises(SpecError, match=r"there are: digits/bad, digits/model\.keras"):
         download("nothing/here", None, data, tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
+
+
+def test_a_file_that_was_never_published_is_no_artifact(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        SpecError, match=r"no artifact digits/model\.onnx; there are: digits/bad, digits/model\.keras\."
+    ):
+        download("digits/model.onnx", None, data, tmp_path / "out")
+
+
+def test_an_artifact_whose_file_is_gone_is_said(data: Path, tmp_path: Path) -> None:
+    with embedded_mongod(data) as uri:
+        connect(uri, DATABASE)["artifacts.files"].delete_many({})
+    with pytest.raises(DataError, match=r"^digits/model\.keras is gone from the database; train again\.$"):
+        download("digits/model.keras", None, data, tmp_path / "out")
 
 
 def test_a_folder_without_sessions_is_said(tmp_path: Path) -> None:

@@ -124,6 +124,9 @@ def test_a_stop_is_heard_between_findings(subject, tmp_path) -> None:
         write_findings(tmp_path, subject, EXPORTS, print, lambda: True)
 
 
+TUNED = {"baseModel": {"name": "MobileNet"}, "training": {"fineTune": {"layers": 20}}}
+
+
 def test_the_card_says_what_the_model_is_worth_and_no_name_in_it_is_markup(subject) -> None:
     spec = {"dataset": {"uri": "https://example.org/a|b.tar"}, "baseModel": {"name": "MobileNet"}}
     record = describe_run(spec, "", {}, {"train": 300, "validation": 60, "test": 100}, [0, 1])
@@ -137,3 +140,7 @@ def test_the_card_says_what_the_model_is_worth_and_no_name_in_it_is_markup(subje
     assert "a\\|b.tar" in card
     assert "![Loss and accuracy](curves.png)" in card
     assert "worst_mistakes" not in card
+    assert "a head trained on features of a frozen MobileNet with weights imagenet." in card
+    tuned = model_card("", {**record, "spec": TUNED}, CLASSES, [100, 100, 100], many, [])
+    assert "the last 20 layers of the base model trained with it, on MobileNet with weights imagenet." in tuned
+    assert "frozen" not in tuned

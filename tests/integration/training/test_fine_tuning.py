@@ -19,7 +19,8 @@ from trainingsession_trainer.base_models import open_base_model
 from trainingsession_trainer.batches import LabelledFeatures
 from trainingsession_trainer.datasets import open_dataset
 from trainingsession_trainer.datasets.splits import ArrayImages, make_split
-from trainingsession_trainer.errors import HostMemoryError, SpecError, Stopped
+from trainingsession_trainer.epochs import Loop
+from trainingsession_trainer.errors import DivergedError, HostMemoryError, SpecError, Stopped
 from trainingsession_trainer.evaluation import evaluate
 from trainingsession_trainer.fine_tuning import check_fine_tuning, fine_tune
 from trainingsession_trainer.head import build_head
@@ -123,6 +124,16 @@ def test_the_last_layers_are_trained_and_nothing_else_of_the_base_model(tune) ->
     features = done.base.resized_model()
     images = next(iter(done.validation.blocks()))
     assert np.allclose(done.head(features(images)), done.tuned.model(images), atol=1e-6)
+
+
+def test_a_divergence_names_the_learning_rate_of_its_phase() -> None:
+    head = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, activation="softmax")])
+    training = spec_of(fineTune={"layers": 6}).training
+    rates = {"optimizer.config.learning_rate": None, "fineTune.learningRate": head}
+    for field, part in rates.items():
+        loop = Loop(head, training, bool, head=part)
+        with pytest.raises(DivergedError, match=rf"; lower spec\.training\.{field} \(now 0\.01\) or set clipnorm\.$"):
+            loop._check(0, float("nan"))
 
 
 @pytest.fixture

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 
 import keras
 import numpy as np
 import pytest
 
+from trainingsession_trainer import head_source
 from trainingsession_trainer.batches import LabelledFeatures
 from trainingsession_trainer.errors import SpecError
 from trainingsession_trainer.head import build_head, standardize_from
 from trainingsession_trainer.head_layers import ALLOWED_LAYERS, LEFT_OUT
-from trainingsession_trainer.spec import Head, Layer
+from trainingsession_trainer.run import head_check
+from trainingsession_trainer.spec import Head, Layer, Session
 
 
 def head(*layers: tuple[str, dict]) -> Head:
@@ -84,7 +87,7 @@ NEEDED = {
 
 
 @pytest.mark.parametrize("name", ALLOWED_LAYERS)
-def test_every_allowed_layer_can_be_part_of_a_head(name: str) -> None:
+def test_every_allowed_layer_can_be_part_of_a_head_and_of_one_that_starts_from_it(name: str, tmp_path) -> None:
     arguments = inspect.signature(getattr(keras.layers, name)).parameters
     config = {key: NEEDED[key] for key, value in arguments.items() if key in NEEDED and value.default is value.empty}
     if name == "GroupNormalization":
@@ -104,6 +107,8 @@ def test_every_allowed_layer_can_be_part_of_a_head(name: str) -> None:
     model = build_head(head(*layers), shape, 3)
     assert model.output_shape == (None, 3)
     assert np.isfinite(model(np.ones((2, *shape), np.float32))).all()
+    again = head_source._parse(model.to_json().encode(), "first", tmp_path / "head.weights.h5")
+    assert kinds(build_head(again.head_for(Head(), shape, 3), shape, 3)) == kinds(model)
 
 
 MODULE = {"module": "builtins", "class_name": "eval", "config": {}}
@@ -170,6 +175,11 @@ BAD = {
         (8,),
         "spec.head.layers[1].config.name is 'a'; use another name",
     ),
+    "size left open": (
+        [("EinsumDense", {"equation": "abcd,de->abce", "output_shape": [None, None, 7]})],
+        (2, 2, 9),
+        "spec.head.layers ends with an output of shape NonexNonex7, which leaves a size open; write it in the place of",
+    ),
     "more memory than there is": (
         [("Dense", {"units": 10**14})],
         (8,),
@@ -185,3 +195,22 @@ def test_a_bad_layer_is_refused_with_a_sentence(layers, shape, sentence: str) ->
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1200
+
+
+def test_a_size_that_is_left_open_between_layers_is_no_trouble() -> None:
+    open_size = ("EinsumDense", {"equation": "abcd,de->abce", "output_shape": [None, None, 7]})
+    assert build_head(head(open_size, ("GlobalAveragePooling2D", {})), (2, 2, 9), 3).output_shape == (None, 3)
+
+
+def test_an_output_layer_that_memory_is_too_small_for_is_refused_before_it_is_built(make_spec) -> None:
+    large, shape = [{"type": "UpSampling2D", "config": {"size": 32}}], (4, 4, 8)
+    session = Session("team-a", "large", "uid", make_spec(head={"layers": large}), None, {})
+    check = partial(head_check(session, 5 << 18), shape)
+    check(["a", "b"])
+    with pytest.raises(SpecError) as caught:
+        check(["a", "b", "c"])
+    assert str(caught.value) == (
+        "spec.head.layers ends with an output of shape 128x128x8, for which the output layer of 3 classes needs 1 MiB, "
+        "and 1 MiB of memory may be used; end with a smaller output, such as GlobalAveragePooling2D, or raise "
+        "spec.resources.memory."
+    )

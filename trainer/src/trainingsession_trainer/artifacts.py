@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 from bson import ObjectId
 from gridfs import GridFSBucket
 from pymongo.database import Database
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 BUCKET = "artifacts"
 _PIECE_BYTES = 1 << 20
+_WHOLE_CONFUSION = 300
+"""Classes up to which the confusion matrix is written whole; it grows with their square, what is not 0 with images."""
 
 
 def write_artifacts(
@@ -59,9 +62,7 @@ def write_artifacts(
     log = folder / "training_log.csv"
     _write_log(log, history)
     metrics = folder / "metrics.json"
-    metrics.write_text(
-        json.dumps(_metrics_document(class_names, history, evaluation, repeats), indent=1) + "\n", "utf-8"
-    )
+    metrics.write_text(metrics_text(class_names, evaluation, metrics_of(evaluation, history), repeats), "utf-8")
     return [architecture, weights, names, *models, log, metrics]
 
 
@@ -184,23 +185,27 @@ def _write_log(path: Path, history: History) -> None:
             writer.writerow([epoch.number, f"{epoch.seconds:.3f}", *figures, rate])
 
 
-def _metrics_document(
-    class_names: Sequence[str], history: History, evaluation: Evaluation, repeats: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    document = metrics_document(class_names, evaluation, metrics_of(evaluation, history))
-    return document | ({"repeats": dict(repeats)} if repeats else {})
-
-
-def metrics_document(
-    class_names: Sequence[str], evaluation: Evaluation, figures: Mapping[str, float]
-) -> dict[str, Any]:
+def metrics_text(
+    class_names: Sequence[str],
+    evaluation: Evaluation,
+    figures: Mapping[str, float],
+    repeats: Mapping[str, Any] | None = None,
+) -> str:
     """Give the content of metrics.json; `figures` are the further ones by name."""
-    return {
+    document: dict[str, Any] = {
         "accuracy": evaluation.accuracy,
         "metrics": dict(figures),
         "class_names": list(class_names),
         "classes": [
             {"name": name, **asdict(figures)} for name, figures in zip(class_names, evaluation.classes, strict=True)
         ],
-        "confusion": evaluation.confusion.tolist(),
     }
+    confusion, whole = evaluation.confusion, len(class_names) <= _WHOLE_CONFUSION
+    if whole:
+        document["confusion"] = confusion.tolist()
+    else:
+        rows, columns = np.nonzero(confusion)
+        document["confusion_cells"] = np.stack([rows, columns, confusion[rows, columns]], axis=1).tolist()
+    if repeats:
+        document["repeats"] = dict(repeats)
+    return json.dumps(document, indent=1 if whole else None) + "\n"

@@ -79,7 +79,8 @@ def _training(session: Session, plan: Plan) -> list[str]:
         return [f"  Head and training: {spec.module.entry_point}, which is not fetched or run now"]
     if spec.head.from_session is not None:
         return [f"  Head: that of session {spec.head.from_session}, which is not read now"]
-    head = build_head(spec.head, plan.parts[0].found.feature_shape, len(plan.class_names))
+    shape = plan.parts[0].found.feature_shape
+    head = build_head(spec.head, shape, len(plan.class_names), memory=memory_budget())
     trainable = sum(math.prod(weight.shape) for weight in head.trainable_weights)
     lines = [
         f"  Head: {head.count_params():,} weights, {trainable:,} of them trained, "

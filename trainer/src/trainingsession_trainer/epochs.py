@@ -123,6 +123,8 @@ class Loop:
 
         self._model = model
         self._random = head or model
+        fine_tunes = head is not None
+        self._rate_field = "fineTune.learningRate" if fine_tunes else "optimizer.config.learning_rate"
         self._training = training
         self._stop = stop
         self._base_rate = float(model.optimizer.learning_rate)
@@ -191,7 +193,7 @@ class Loop:
             rate = float(self._model.optimizer.learning_rate)
             raise DivergedError(
                 f"Training diverged: the loss became {loss} in epoch {index + 1}; lower "
-                f"spec.training.optimizer.config.learning_rate (now {rate:g}) or set clipnorm."
+                f"spec.training.{self._rate_field} (now {rate:g}) or set clipnorm."
             )
 
 

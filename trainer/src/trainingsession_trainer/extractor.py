@@ -8,7 +8,6 @@ bounds the memory: few batches of a bounded number of pixels, and a bounded numb
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -24,7 +23,7 @@ from .base_models import BaseModel
 from .batch_size import SMALLEST, BatchSize, batch_sizes
 from .datasets import Split
 from .errors import SpecError, Stopped
-from .read_ahead import ReadAhead, Room
+from .read_ahead import DECODED_PIXELS, ReadAhead, Room, processors
 
 Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
@@ -37,8 +36,6 @@ _STOPPED = "Stopped while features were computed; the next attempt goes on with 
 _BATCH_PIXELS = 1_250_000
 """Of the input, in a batch at most: VGG16 at 224 x 224 then stays below 1.5 GB, and more is hardly faster."""
 _BATCH_PIXELS_GPU = 1 << 23
-_DECODED_PIXELS = 1 << 25
-"""Decoded at once, at 7 bytes a pixel, or three times as much for images that must be rotated or flattened."""
 _CONSTANT_BYTES = 32 << 20
 
 
@@ -55,7 +52,7 @@ class Extractor:
         pixels = math.prod(base.input_size)
         at_once = _BATCH_PIXELS_GPU if tf.config.list_physical_devices("GPU") else _BATCH_PIXELS
         self._size = BatchSize((batch,) if batch else batch_sizes(pixels, at_once))
-        self._room = Room(_DECODED_PIXELS)
+        self._room = Room(DECODED_PIXELS)
         # Shrinking has a kernel for processors only, so the threads do it; it is the same for one image and for many.
         self._whole = base.image_shape is not None and not base.antialias
         self._shape = base.image_shape if base.image_shape and self._whole else (*base.input_size, 3)
@@ -164,11 +161,6 @@ def compiled(model: keras.Model, images: tf.TensorSpec) -> Function:
 
     function: Function = tf.function(run, input_signature=[images], autograph=False)
     return function
-
-
-def processors() -> int:
-    """Count the processors that the trainer may use; a pod's limit comes as TensorFlow's own setting."""
-    return int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0) or len(os.sched_getaffinity(0))
 
 
 def resize_function(base: BaseModel) -> Function:

@@ -177,11 +177,7 @@ def _draw(path: Path, subject: Subject, part: str, found: Sequence[dict[str, Any
         lines = (f"{one['class']}, not {one['takenFor']}?", f"{measure}image {one['image']}")
         if part == "test":
             lines = (f"{one['class']}, taken for {one['takenFor']}", lines[1])
-        thumbnail = None
-        if image is not None:
-            thumbnail = Image.fromarray(image)
-            thumbnail.thumbnail((300, 300))
-        captioned.append(pictures.Captioned(thumbnail, lines))
+        captioned.append(pictures.Captioned(None if image is None else Image.fromarray(image), lines))
     pictures.draw_images(path, captioned, title)
     return [path]
 

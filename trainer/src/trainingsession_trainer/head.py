@@ -27,6 +27,7 @@ Shape = tuple[int, ...]
 # A deviation below this part of the median one is noise of a nearly dead channel, which must not be blown up.
 DEVIATION_FLOOR = 0.1
 _CHUNK_VALUES = 1 << 18  # as float64 they stay in the processor's cache
+_BYTES_PER_WEIGHT = 4
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,17 @@ def default_layers(feature_shape: Shape) -> tuple[Layer, ...]:
 
 
 def build_head(
-    head: Head, feature_shape: Shape, class_count: int, standardization: Standardization | None = None
+    head: Head,
+    feature_shape: Shape,
+    class_count: int,
+    standardization: Standardization | None = None,
+    memory: int | None = None,
 ) -> keras.Model:
     """Build the model: features [n, *feature_shape] -> float32 probabilities [n, class_count]; raises SpecError.
 
     Whatever the layers end with is flattened for the output layer, so that no position is lost. Without
-    `standardization` only the fit of the layers is of interest.
+    `standardization` only the fit of the layers is of interest. An output layer that would be larger than `memory`
+    bytes is refused before it is built.
     """
     import keras
 
@@ -71,6 +77,7 @@ def build_head(
     names = {"features", "standardize", "flatten_all", "predictions"}
     for index, layer in enumerate(head.layers or default_layers(feature_shape)):
         flow = _apply(layer, index, flow, names)
+    _check_output(flow.shape, class_count, memory)
     if len(flow.shape) != 2:
         flow = keras.layers.Flatten(name="flatten_all", dtype="float32")(flow)
     output = keras.layers.Dense(class_count, activation="softmax", dtype="float32", name="predictions")(flow)
@@ -142,6 +149,23 @@ def _apply(layer: Layer, index: int, flow: Any, names: set[str]) -> Any:
             f"{path} ({layer.type}) leaves nothing of an input of shape {shape_text(flow.shape)}; change it."
         )
     return result
+
+
+def _check_output(shape: Sequence[int | None], class_count: int, memory: int | None) -> None:
+    """Refuse what the output layer cannot be built on: Keras fails at an unknown size, the system at a huge one."""
+    if None in shape[1:]:
+        raise SpecError(
+            f"spec.head.layers ends with an output of shape {shape_text(shape)}, which leaves a size open; write it in "
+            "the place of null in the last layer's arguments, or pool the positions."
+        )
+    weights = math.prod(size or 0 for size in shape[1:]) * class_count
+    if memory is not None and _BYTES_PER_WEIGHT * weights > memory:
+        raise SpecError(
+            f"spec.head.layers ends with an output of shape {shape_text(shape)}, for which the output layer of "
+            f"{class_count:,} classes needs {_BYTES_PER_WEIGHT * weights >> 20:,} MiB, and {memory >> 20:,} MiB of "
+            "memory may be used; end with a smaller output, such as GlobalAveragePooling2D, or raise "
+            "spec.resources.memory."
+        )
 
 
 def shape_text(shape: Sequence[int | None]) -> str:

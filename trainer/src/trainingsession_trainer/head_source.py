@@ -38,7 +38,7 @@ _MOST_ARCHITECTURE = 16 << 20
 _MOST_WEIGHTS = 2 << 30
 _MADE_BY_BUILD_HEAD = ("flatten_all", "predictions")
 # Of what Keras writes, and a spec cannot say: types and seeds are the trainer's, the rest is Keras's own.
-_NOT_IN_A_SPEC = ("dtype", "seed", "synchronized", "build_config")
+_NOT_IN_A_SPEC = ("dtype", "seed", "synchronized", "build_config", "rms_scaling")
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _parse(architecture: bytes, session: str, weights: Path) -> HeadSource:
             elif config["name"] == "predictions":
                 classes = int(config["units"])
             elif config["name"] not in _MADE_BY_BUILD_HEAD:
-                layers.append(Layer(kind, {k: _plain(v) for k, v in config.items() if k not in _NOT_IN_A_SPEC}))
+                layers.append(Layer(kind, _as_in_a_spec(config)))
         if not layers or shape is None or classes is None:
             raise ValueError("it is no head of a session")  # noqa: TRY301 - one place words the sentence
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -156,6 +156,16 @@ def _parse(architecture: bytes, session: str, weights: Path) -> HeadSource:
             f"{_FIELD} is {shown(session)}, whose architecture.json cannot be read ({words}); use another one."
         ) from error
     return HeadSource(session, tuple(layers), standardization, shape, classes, weights)
+
+
+def _as_in_a_spec(config: Mapping[str, Any]) -> dict[str, Any]:
+    # EinsumDense writes this one too, and takes it under no name that its constructor has.
+    no_regularizer = ("activity_regularizer", None)
+    return {
+        key: _plain(value)
+        for key, value in config.items()
+        if key not in _NOT_IN_A_SPEC and (key, value) != no_regularizer
+    }
 
 
 def _plain(value: Any) -> Any:

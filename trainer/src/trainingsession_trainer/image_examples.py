@@ -15,13 +15,12 @@ from .batches import Labels, Order
 from .datasets import Dataset, Split
 from .datasets.order import prefix, validation_mask
 from .errors import Stopped
-from .extractor import processors, resize_function
-from .read_ahead import ReadAhead, Room
+from .extractor import resize_function
+from .read_ahead import DECODED_PIXELS, ReadAhead, Room, processors
 from .spec import Dataset as DatasetSpec
 
 Floats = npt.NDArray[np.float32]
 
-_DECODED_PIXELS = 1 << 25  # at the same time
 _EVALUATED_BYTES = 1 << 25  # in a batch that is only predicted, whose size changes no result
 BATCHES_IN_MEMORY = 6
 """Four of ReadAhead's, the one that is handed on, and what the model makes of it first."""
@@ -40,7 +39,7 @@ class ImageExamples:
         self._rows = rows
         self._shape = (*base.input_size, 3)
         self._resize = resize_function(base)
-        self._room = Room(_DECODED_PIXELS)
+        self._room = Room(DECODED_PIXELS)
         self._stop = stop
 
     def __len__(self) -> int:

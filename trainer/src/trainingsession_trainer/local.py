@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import sys
 import tempfile
@@ -11,16 +10,14 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from gridfs import GridFSBucket, GridOut
-from gridfs.errors import CorruptGridFile, NoFile
 from pymongo.database import Database
-from pymongo.errors import PyMongoError
 
 from .embedded import embedded_mongod
-from .errors import DataError, SpecError, Stopped, StorageError, TrainerError
+from .errors import SpecError, Stopped, StorageError, TrainerError
 from .exports import MODEL_FILES
 from .local_store import COLUMNS, LocalSession, best, delete, open_record, read_result, read_sessions, row, rows
-from .mongodb import Document, connect, read_setting, storage_error
+from .mongodb import Document, connect, read_setting
+from .published import artifacts_of, fetch, some_artifacts
 from .reporting import Reporter
 from .spec import Session
 from .tables import table
@@ -28,7 +25,6 @@ from .tensorflow_import import load_tensorflow
 from .terminal import reporter_for
 
 DATABASE = "trainings_local"
-_PIECE_BYTES = 1 << 20
 
 
 def run_file(path: Path, mongodb: str | None, data: Path, stop: Callable[[], bool]) -> None:
@@ -154,16 +150,16 @@ def open_database(mongodb: str | None, data: Path, reporter: Reporter | None = N
 
 
 def download(artifact: str, mongodb: str | None, data: Path, output: Path | None) -> None:
-    """Write the newest artifact called "<session>/<file>" and check its SHA-256; raises DataError, SpecError."""
-    target = output or Path(artifact.rpartition("/")[2])
+    """Write "<session>/<file>" of the newest finished session of that name, checked; raises DataError, SpecError."""
+    session, _, name = artifact.rpartition("/")
+    target = output or Path(name)
     with _existing_database(mongodb, data) as database:
-        bucket = GridFSBucket(database, "artifacts")
-        try:
-            wanted = fetch(lambda: bucket.open_download_stream_by_name(artifact), artifact, target)
-        except NoFile as error:
-            known = ", ".join(sorted({str(file.filename) for file in bucket.find({}, limit=50)})) or "none"
-            raise SpecError(f"There is no artifact {artifact}; there are: {known}.") from error
-    _say(f"{target}  {target.stat().st_size:,} bytes  sha256 {wanted}")
+        found = artifacts_of(database, session).get(name)
+        if found is None:
+            known = ", ".join(some_artifacts(database)) or "none"
+            raise SpecError(f"There is no artifact {artifact}; there are: {known}.")
+        fetch(database, found, artifact, target)
+    _say(f"{target}  {found.bytes:,} bytes  sha256 {found.sha256}")
 
 
 @contextlib.contextmanager
@@ -177,37 +173,6 @@ def check_data(mongodb: str | None, data: Path) -> None:
     """Refuse a folder without an embedded MongoDB where one is to be read; raises SpecError."""
     if mongodb is None and not (data / "mongodb").is_dir():
         raise SpecError(f"{data} holds no sessions; name their folder with --data.")
-
-
-def fetch(open_stream: Callable[[], GridOut], artifact: str, target: Path) -> str:
-    """Write an artifact to `target` and check it; gives its SHA-256.
-
-    Raises NoFile, DataError, StorageError, SpecError.
-    """
-    partial = target.with_name(target.name + ".part")
-    try:
-        with open_stream() as stream, partial.open("wb") as file:
-            digest = hashlib.sha256()
-            while piece := stream.read(_PIECE_BYTES):
-                digest.update(piece)
-                file.write(piece)
-            wanted = (stream.metadata or {}).get("sha256")
-        if digest.hexdigest() != wanted:
-            raise DataError(
-                f"{artifact} is damaged in the database: its SHA-256 is not the published one; train again."
-            )
-        partial.replace(target)
-    except CorruptGridFile as error:
-        raise DataError(f"{artifact} is damaged in the database ({error}); train again.") from error
-    except NoFile:
-        raise
-    except PyMongoError as error:
-        raise storage_error(error, f"read {artifact}") from error
-    except OSError as error:
-        raise SpecError(f"{partial} cannot be written ({error.strerror}); choose another --output.") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return str(wanted)
 
 
 def _connected(uri: str, name: str) -> Iterator[Database[Document]]:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from bson import ObjectId
-from gridfs import GridFSBucket
-from gridfs.errors import NoFile
 from pymongo.database import Database
 
 from .config import parse_spec
 from .errors import DataError, SpecError
-from .local import check_data, fetch, open_database
-from .mongodb import Document, patiently
-from .records import COLLECTION
+from .local import check_data, open_database
+from .mongodb import Document
+from .published import artifacts_of, fetch
 from .reporting import Reporter
 from .structure import clip
 from .tensorflow_import import load_tensorflow
@@ -43,9 +40,15 @@ def export_model(
     with TemporaryDirectory(prefix="trainingsession-") as work, open_database(mongodb, data) as database:
         folder = Path(work)
         there = artifacts_of(database, name)
+        if not there:
+            raise SpecError(f"There is no finished session {clip(name)} in the database; look at its name.")
         wanted = (COMPLETE,) if COMPLETE in there else HEAD
         for artifact in (*wanted, "class_names.json"):
-            _fetch(database, name, there, artifact, folder)
+            if artifact not in there:
+                raise SpecError(
+                    f"Session {clip(name)} has left no {artifact}, from which the model is made; train it again."
+                )
+            fetch(database, there[artifact], f"{name}/{artifact}", folder / artifact)
         reporter.info("Loading TensorFlow")
         load_tensorflow()
         import keras
@@ -67,29 +70,11 @@ def export_model(
     reporter.info(f"{target}  {target.stat().st_size:,} bytes")
 
 
-def artifacts_of(database: Database[Document], name: str) -> Mapping[str, str]:
-    """Give the artifacts of the newest finished session called `name`, ID by name; raises SpecError."""
-    finished = {"name": name, "result": {"$exists": True}}
-    record = patiently(
-        lambda: database[COLLECTION].find_one(finished, sort=[("result.publishedAt", -1)]), "find the session"
-    )
-    if record is None:
-        raise SpecError(f"There is no finished session {clip(name)} in the database; look at its name.")
-    return {artifact["name"]: artifact["id"] for artifact in record["result"]["artifacts"]}
-
-
-def _fetch(database: Database[Document], name: str, there: Mapping[str, str], artifact: str, folder: Path) -> None:
-    if artifact not in there:
-        raise SpecError(f"Session {clip(name)} has left no {artifact}, from which the model is made; train it again.")
-    bucket, file_id = GridFSBucket(database, "artifacts"), ObjectId(there[artifact])
-    try:
-        fetch(lambda: bucket.open_download_stream(file_id), f"{name}/{artifact}", folder / artifact)
-    except NoFile as error:
-        raise DataError(f"{name}/{artifact} is gone from the database; train again.") from error
-
-
 def _joined(database: Database[Document], folder: Path, reporter: Reporter, stop: Callable[[], bool]) -> keras.Model:
-    """Join the head and the base model that gave its features; raises DataError when that is another one now."""
+    """Join the head and the base model that gave its features; raises DataError when that is another one now.
+
+    Raises SpecError for own Python, whose files nothing here builds a model of.
+    """
     import keras
 
     from .artifacts import complete_model
@@ -98,6 +83,8 @@ def _joined(database: Database[Document], folder: Path, reporter: Reporter, stop
 
     record: dict[str, Any] = json.loads((folder / "reproducibility.json").read_text("utf-8"))
     spec = parse_spec(record["spec"])
+    if spec.module is not None:
+        raise SpecError("The session's head is its module's, and it has left no model.keras; there is no other form.")
     base = open_base_model(spec.base_model, folder, reporter, stop, KeptWeights(database, stop))
     trained_on = record["features"]["train"]["madeOf"]["weights"]
     if dict(base.weights) != trained_on:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pymongo.database import Database
 
+from .datasets import Disk
 from .features import SessionFeatures
 from .mongodb import Document
 from .records import SessionRecord
@@ -26,6 +27,7 @@ def run_own_python(
     stop: Callable[[], bool],
     task: Task,
     hidden: tuple[Path, ...],
+    disk: Disk,
 ) -> None:
     """Extract, run the user's module, evaluate, publish; raises TrainerError."""
     from .modules import inputs
@@ -36,7 +38,7 @@ def run_own_python(
     assert module is not None  # noqa: S101 - the caller has looked
     reporter.info(f"Session {session.namespace}/{session.name}: {describe(session)}, head by {module.entry_point}")
     reporter.phase("Extracting")
-    running = Running(session, module, folder, reporter, stop, hidden)
+    running = Running(session, module, folder, reporter, stop, hidden, disk)
     own.fetch(running)
     base = None
     if module.input == "images":

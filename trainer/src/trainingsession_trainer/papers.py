@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .reporting import Reporter
     from .spec import Session
 
+RECORD = "reproducibility.json"
+
 
 def write_papers(
     folder: Path,
@@ -34,26 +36,47 @@ def write_papers(
     others: Sequence[Path],
 ) -> list[Path]:
     """Write reproducibility.json, model_card.md, which names the `others`, and log.txt; raises StorageError."""
-    prepared = subject.prepared
-    training = session.spec.training
+    prepared, training = subject.prepared, session.spec.training
     samples = {name: len(getattr(prepared, name)) for name in ("train", "validation", "test")}
+    ran = list(seeds(training.seed, training.repeats))
+    record = write_record(folder, session, database, prepared.sets, samples, ran)
+    counts = np.bincount(prepared.train.labels, minlength=len(subject.names)).tolist()
+    card = model_card(subject.title, record, subject.names, counts, subject.trained, [path.name for path in others])
+    (folder / "model_card.md").write_text(card, "utf-8")
+    return [folder / RECORD, folder / "model_card.md", write_log(folder, reporter)]
+
+
+def write_record(
+    folder: Path,
+    session: Session,
+    database: Database[Document],
+    sets: Mapping[str, str],
+    samples: Mapping[str, int],
+    ran: list[int],
+) -> dict[str, Any]:
+    """Write reproducibility.json and give its content; `sets` are the keys of the features by split, `ran` the seeds.
+
+    Raises StorageError.
+    """
     record = describe_run(
         session.given,
         os.environ.get(IMAGE_VARIABLE, ""),
-        {split: {"key": key, "madeOf": _description(database, key)} for split, key in prepared.sets.items()},
+        {split: {"key": key, "madeOf": _description(database, key)} for split, key in sets.items()},
         samples,
-        list(seeds(training.seed, training.repeats)),
+        ran,
     )
-    record["imageShape"] = _image_shape(database, prepared.sets)
-    paths = [folder / name for name in ("reproducibility.json", "model_card.md", "log.txt")]
-    paths[0].write_text(json.dumps(record, ensure_ascii=False, indent=1, default=str) + "\n", "utf-8")
-    counts = np.bincount(prepared.train.labels, minlength=len(subject.names)).tolist()
-    card = model_card(subject.title, record, subject.names, counts, subject.trained, [path.name for path in others])
-    paths[1].write_text(card, "utf-8")
-    # The last line that is in it: what comes after is the upload.
+    record["imageShape"] = _image_shape(database, sets)
+    text = json.dumps(record, ensure_ascii=False, indent=1, default=str)
+    (folder / RECORD).write_text(text + "\n", "utf-8")
+    return record
+
+
+def write_log(folder: Path, reporter: Reporter) -> Path:
+    """Write log.txt, whose last line says that the artifacts are written: what comes after is the upload."""
     reporter.info("The artifacts are written")
-    paths[2].write_text(reporter.tail(), "utf-8")
-    return paths
+    path = folder / "log.txt"
+    path.write_text(reporter.tail(), "utf-8")
+    return path
 
 
 def _description(database: Database[Document], key: str) -> Mapping[str, Any]:

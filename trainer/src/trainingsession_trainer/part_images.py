@@ -7,6 +7,7 @@ from decimal import Decimal
 from itertools import compress
 
 import numpy as np
+from PIL import Image
 
 from .datasets import Dataset
 from .datasets.order import validation_mask
@@ -14,6 +15,9 @@ from .feature_sets import FeatureSet
 from .feature_store import FeatureStore
 from .loading import Part
 from .thumbnails import Picture, picture_in
+
+MOST_SIDE = 300
+"""Pixels of the longer side of an image that is only shown; a smaller one stays as it is."""
 
 
 def digests_by_part(train: Part, test: Part, held_back: Decimal) -> Mapping[str, Sequence[bytes]]:
@@ -39,9 +43,15 @@ def places_of(train: Part, held_back: Decimal, part: str, rows: Sequence[int]) -
 
 
 def images_at(dataset: Dataset, part: str, places: Sequence[int]) -> Sequence[Picture]:
-    """Decode images of the data set; raises DataError."""
+    """Decode images of the data set and reduce them, so that one is in memory at its full size; raises DataError."""
     split = dataset.test if part == "test" else dataset.train
-    return [split.image(place) for place in places]
+    return [_reduced(split.image(place)) for place in places]
+
+
+def _reduced(image: Picture) -> Picture:
+    picture = Image.fromarray(image)
+    picture.thumbnail((MOST_SIDE, MOST_SIDE))
+    return np.asarray(picture)
 
 
 def thumbnails_at(store: FeatureStore, found: FeatureSet, places: Sequence[int]) -> Sequence[Picture | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -16,6 +17,13 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 _BATCHES_AHEAD = 2
+DECODED_PIXELS = 1 << 25
+"""Decoded at once, at 7 bytes a pixel, or three times as much for images that must be rotated or flattened."""
+
+
+def processors() -> int:
+    """Count the processors that the trainer may use; a pod's limit comes as TensorFlow's own setting."""
+    return int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0) or len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def run_attempt(
             disk = Disk(work, disk_limit)
             features = SessionFeatures(session, database, use, Path(folder), reporter, stop, memory_limit, disk)
             if session.spec.module is not None:
-                run_own_python(session, features, database, record, Path(folder), reporter, stop, task, hidden)
+                run_own_python(session, features, database, record, Path(folder), reporter, stop, task, hidden, disk)
             else:
                 run_session(session, features, database, record, Path(folder), reporter, stop, task)
     except TrainerError as error:
@@ -103,7 +103,7 @@ def run_session(
     source = None
     if spec.head.from_session is not None:
         source = open_source(spec.head.from_session, session.namespace, database, record, folder, stop)
-    validate = head_check(session, source)
+    validate = head_check(session, features.budget, source)
     if spec.training.fine_tune is not None:
         check_fine_tuning(spec.training, features.base(), features.budget)
     if task is Task.EXTRACT:
@@ -193,21 +193,25 @@ def help_extracting(
         check_accelerators(session.spec.resources, reporter)
         with TemporaryDirectory(prefix="session-", dir=work) as folder, Use(database, session.uid, attempt) as use:
             disk = Disk(work, disk_limit)
-            SessionFeatures(session, database, use, Path(folder), reporter, stop, None, disk).help(head_check(session))
+            features = SessionFeatures(session, database, use, Path(folder), reporter, stop, None, disk)
+            features.help(head_check(session, features.budget))
     except (SpecError, DataError, AcceleratorError) as error:
         reporter.info(f"This pod cannot help: {error}")
     else:
         reporter.info("No shard is left to compute; done")
 
 
-def head_check(session: Session, source: HeadSource | None = None) -> Validate:
-    """Build the head once for its errors, as soon as the features' shape is known and before any image is read."""
+def head_check(session: Session, memory: int, source: HeadSource | None = None) -> Validate:
+    """Build the head once for its errors, as soon as the features' shape is known and before any image is read.
+
+    `memory` bytes are what its output layer may have.
+    """
 
     def check(feature_shape: tuple[int, ...], class_names: Sequence[str]) -> None:
         check_classes(session.spec.training.class_weights, class_names)
         head = session.spec.head
         if source is not None:
             head = source.head_for(head, feature_shape, len(class_names))
-        build_head(head, feature_shape, len(class_names))
+        build_head(head, feature_shape, len(class_names), memory=memory)
 
     return check

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -15,9 +17,9 @@ import keras
 import numpy as np
 
 from .arguments import keras_words
-from .datasets import Disk
+from .datasets import Disk, download
 from .datasets.fetch import fetch
-from .errors import DataError, SpecError
+from .errors import DataError, SpecError, Stopped
 from .kept_weights import KeptWeights
 from .reporting import Reporter
 from .spec import BaseModel as BaseModelSpec
@@ -59,11 +61,16 @@ def load_weights(
         return network, kept.keep(known, path) if kept and known else None
     if spec.weights == "none":
         return build(None), None
-    return _imagenet(spec, build, reporter, kept, disk)
+    return _imagenet(spec, build, reporter, stop, kept, disk)
 
 
 def _imagenet(
-    spec: BaseModelSpec, build: Builder, reporter: Reporter, kept: KeptWeights | None, disk: Disk | None
+    spec: BaseModelSpec,
+    build: Builder,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+    kept: KeptWeights | None,
+    disk: Disk | None,
 ) -> tuple[keras.Model, str | None]:
     reporter.info(f"Getting the ImageNet weights of {spec.name}")
     # Keras keeps what it downloads here; on a person's own machine it finds it again by itself.
@@ -71,20 +78,27 @@ def _imagenet(
     name = f"imagenet/{spec.name}/{json.dumps([dict(spec.arguments), spec.input_size], sort_keys=True)}"
     restored = kept.restore(name, folder, disk) if kept and folder else None
     before = set(folder.iterdir()) if folder and folder.is_dir() else set()
-    network = _build_imagenet(spec, build)
+    network = _build_imagenet(spec, build, reporter, stop)
     if kept is None or folder is None or not folder.is_dir():
         return network, None
     found = restored or next(iter(set(folder.iterdir()) - before), None)
     return network, kept.keep(name, found) if found else None
 
 
-def _build_imagenet(spec: BaseModelSpec, build: Builder) -> keras.Model:
+def _build_imagenet(spec: BaseModelSpec, build: Builder, reporter: Reporter, stop: Callable[[], bool]) -> keras.Model:
     # Keras would draw a progress bar with control characters.
     keras.config.disable_interactive_logging()
     try:
-        with keras_weights_mirror():
-            return build("imagenet")
-    except SpecError:
+        # Keras asks once and waits for ever, so both are done for it.
+        with keras_weights_mirror(), _network_timeout(download.NETWORK_SECONDS):
+            return download.persist(
+                lambda: build("imagenet"),
+                lambda error: download.may_pass(_behind(error)),
+                lambda error: download.cause(_behind(error)),
+                reporter,
+                stop,
+            )
+    except (SpecError, Stopped):
         raise
     except Exception as error:
         # Keras raises a bare Exception when its server cannot be reached, ValueError for a wrong digest.
@@ -93,6 +107,22 @@ def _build_imagenet(spec: BaseModelSpec, build: Builder) -> keras.Model:
             "the address or set the chart's trainer.weightsMirror, give them with spec.baseModel.weightsFrom, or set "
             "spec.baseModel.weights to none."
         ) from error
+
+
+def _behind(error: BaseException) -> BaseException:
+    """Give the network's own error where Keras put a bare Exception with its words in its place."""
+    return error.__context__ if type(error) is Exception and error.__context__ is not None else error
+
+
+@contextmanager
+def _network_timeout(seconds: float) -> Iterator[None]:
+    """Have every connection that names no timeout of its own fail after so long a silence; Keras's have none."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def weights_identity(spec: BaseModelSpec, network: keras.Model) -> Mapping[str, Any]:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import io
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,3 +163,31 @@ def test_a_file_that_cannot_be_decoded_is_named_when_it_is_measured_and_when_it_
         found.train.common_shape(go_on)
     with pytest.raises(DataError, match=sentence):
         [found.train.image(index) for index in range(len(found.train))]
+
+
+def closed(monkeypatch, *names):
+    """Have folders of these names refuse to be listed; the tests' own user may list every one."""
+    listed = os.scandir
+
+    def scandir(path):
+        if Path(path).name in names:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+
+
+@pytest.mark.parametrize(
+    ("name", "title"), [("dog", "train/dog"), ("train", "train"), ("source", "The folder of the data set")]
+)
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch, name, title):
+    closed(monkeypatch, name)
+    with pytest.raises(DataError) as caught:
+        opened(tmp_path, BOTH if name != "dog" else layout(train__cat=6, train__dog=3, test__cat=2, test__eel=1))
+    assert str(caught.value) == f"{title} cannot be read (Permission denied); make it readable or remove it."
+
+
+def test_folders_that_systems_add_need_not_be_readable(tmp_path, monkeypatch):
+    closed(monkeypatch, "lost+found", ".snapshots")
+    files = {**BOTH, "lost+found/a.png": png(1), ".snapshots/b.png": png(2)}
+    assert counts(opened(tmp_path, files).train) == [6, 3]

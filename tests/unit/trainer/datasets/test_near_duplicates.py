@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -143,3 +145,31 @@ def test_only_the_first_images_of_both_are_read_and_compared(tmp_path):
     pairs = search.near_duplicates(train, test, (5, 4), go_on)
     first = set(train.places[:5].tolist()) & set(test.places[:4].tolist())
     assert {(int(train.places[a]), int(test.places[b])) for a, b in pairs} == {(place, place) for place in first}
+
+
+class Watched(ArrayImages):
+    """Counts how many images are decoded at the same time."""
+
+    def __init__(self, array):
+        super().__init__(array)
+        self.now, self.most, self.lock = 0, 0, threading.Lock()
+
+    def grey(self, index):
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(0.005)
+        with self.lock:
+            self.now -= 1
+        return super().grey(index)
+
+
+@pytest.mark.parametrize(("threads", "pixels", "most"), [("1", 1 << 25, 1), ("4", 64 * 64, 1), ("4", 3 * 64 * 64, 3)])
+def test_few_images_are_decoded_at_once(monkeypatch, threads, pixels, most):
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", threads)
+    monkeypatch.setattr(search, "DECODED_PIXELS", pixels)
+    images = Watched(np.stack([np.asarray(image) for image in TRAIN]))
+    digests = [bytes([number]) * 32 for number in range(len(TRAIN))]
+    train = make_split("train", ("a", "b"), np.arange(len(TRAIN), dtype=np.int32) % 2, digests, images)
+    assert len(near_duplicates(train, split_of("test", FRESH), go_on)) == 0
+    assert images.most == most

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from decimal import Decimal
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from trainingsession_trainer.datasets import digits
@@ -30,3 +33,14 @@ def test_an_image_of_a_row_has_the_rows_digest(held_back) -> None:
         assert [hashlib.sha256(picture[..., 0].tobytes()).digest() for picture in pictures] == [
             wanted[row] for row in rows
         ]
+
+
+def test_large_images_are_reduced_one_after_the_other() -> None:
+    test = SimpleNamespace(image=lambda place: np.full((1000, 2000, 3), place, np.uint8))
+    tracemalloc.start()
+    pictures = images_at(SimpleNamespace(test=test), "test", range(20))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert {picture.shape for picture in pictures} == {(150, 300, 3)}
+    assert [int(picture[0, 0, 0]) for picture in pictures] == list(range(20))
+    assert most < 5 * 6_000_000

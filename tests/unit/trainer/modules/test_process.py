@@ -6,13 +6,19 @@ import io
 import json
 import os
 import select
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from trainingsession_trainer.config import parse_spec
+from trainingsession_trainer.datasets import Disk
 from trainingsession_trainer.errors import DivergedError, HostMemoryError, SpecError, Stopped
 from trainingsession_trainer.modules import handover, process
+from trainingsession_trainer.modules import session as own
+from trainingsession_trainer.modules.running import Handed, Running
 from trainingsession_trainer.reporting import Reporter
+from trainingsession_trainer.spec import Session
 
 
 @pytest.fixture
@@ -189,3 +195,44 @@ def _ends(pid: int) -> bool:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
         return bool(poll.poll(30_000))
+
+
+LOOK = """
+import pathlib
+import numpy as np
+
+def run(task):
+    try:
+        pathlib.Path(task.parameters["secret"]).read_text()
+    except PermissionError:
+        return np.full((4, 3), 1 / 3)
+    raise RuntimeError("it can be read")
+"""
+
+
+def test_a_folder_that_is_named_from_where_the_trainer_stands_is_hidden_too(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mongo").mkdir()
+    secret = tmp_path / "mongo/uri"
+    secret.write_text("mongodb://user:password@host")
+    spec = parse_spec(
+        {
+            "dataset": {"name": "digits"},
+            "baseModel": {"name": "ResNet50"},
+            "module": {
+                "git": {"url": "https://example.org/own.git", "revision": "0" * 40, "entryPoint": "own:run"},
+                "parameters": {"secret": str(secret)},
+            },
+        }
+    )
+    out = io.StringIO()
+    session = Session("team-a", "own", "uid", spec)
+    running = Running(session, spec.module, tmp_path, Reporter(out), lambda: False, (Path("mongo"),), Disk(tmp_path))
+    for folder in (running.files, running.workdir, running.code):
+        folder.mkdir()
+    (running.code / "own.py").write_text(LOOK)
+    handover.write_part(running.files, "train", iter([np.zeros((12, 5), np.float32)]), 12, np.arange(12) % 3)
+    handover.write_part(running.files, "test", iter([np.zeros((4, 5), np.float32)]), 4, None)
+    labels = np.zeros(4, np.int32)
+    handed = Handed(("a", "b", "c"), labels, labels[:0], {"train": 12}, (5,), 0, (), {})
+    assert own.train(running, handed).shape == (4, 3), out.getvalue()

@@ -35,6 +35,19 @@ def test_without_validation_images_there_is_no_curve_of_them(tmp_path) -> None:
     assert canvas.ORANGE not in colours(path)
 
 
+def test_a_loss_below_0_stays_on_the_sheet(tmp_path, monkeypatch) -> None:
+    places = []
+    draw = canvas.Canvas.line
+    monkeypatch.setattr(
+        canvas.Canvas, "line", lambda self, points, *style: places.extend(points) or draw(self, points, *style)
+    )
+    for losses in ((-0.2, -0.9), (0.0, -1.0), (1.5, -0.5)):
+        told = [Epoch(n + 1, 1.0, {"loss": loss, "accuracy": 0.5}) for n, loss in enumerate(losses)]
+        pictures.draw_curves(tmp_path / "curves.png", told, 2, "")
+    with Image.open(tmp_path / "curves.png") as image:
+        assert all(0 <= across <= image.width and 0 <= down <= image.height for across, down in places)
+
+
 @pytest.mark.parametrize("count", [1, 2, 10_000])
 def test_any_number_of_epochs_is_drawn(tmp_path, count) -> None:
     path = tmp_path / "curves.png"

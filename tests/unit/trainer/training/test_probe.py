@@ -30,6 +30,20 @@ def test_swapped_labels_are_found_first() -> None:
     assert margins[-1] > 0
 
 
+@pytest.mark.parametrize("classes", [5, 10, 100])
+def test_swapped_labels_are_found_in_the_order_in_which_features_are_stored(classes) -> None:
+    centres = 2 * np.random.default_rng(99).normal(size=(classes, 60))
+    true = (np.arange(20 * classes) % classes).astype(np.int32)
+    features = centres[true] + np.random.default_rng(0).normal(size=(len(true), 60))
+    swapped = sorted(np.random.default_rng(1).choice(len(true), 10, replace=False).tolist())
+    labels = true.copy()
+    labels[swapped] = (labels[swapped] + 1) % classes
+    pooled = probe.pool(LabelledFeatures(features.astype(np.float16)[:, None, None, :], labels))
+    found = probe.doubtful(pooled, classes, 10)
+    assert sorted(row for row, _, _ in found) == swapped
+    assert {row: named for row, named, _ in found} == {row: true[row] for row in swapped}
+
+
 def test_an_image_does_not_vouch_for_its_own_label() -> None:
     # Random labels with more channels than images: whoever sees an image knows its label by heart.
     random = np.random.default_rng(1)

@@ -10,6 +10,7 @@ import bz2
 import gzip
 import hashlib
 import lzma
+import os
 import tarfile
 import zipfile
 import zlib
@@ -31,6 +32,8 @@ ANY_TOTAL = 1 << 30
 MOST_GROWTH = 100
 """An archive may grow to `ANY_TOTAL` bytes, or to this many times its size; images hardly shrink when packed."""
 _DOING = "the images were unpacked"
+_ADDED = (".", "__MACOSX")
+"""What names begin with that systems add on their own."""
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 _FAILURES = (
     tarfile.TarError,
@@ -112,20 +115,43 @@ def scan(folder: Path, suffixes: frozenset[str], stop: Stop, known: KnownFiles) 
     Raises DataError, Stopped.
     """
     stored = []
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(_files(folder)):
         check_stop(stop, "the images were listed")
-        name = PurePosixPath(readable(path.relative_to(folder).as_posix()))
-        if is_wanted(name, suffixes) and path.is_file() and not path.is_symlink():
-            try:
+        name = _place(path, folder)
+        if not is_wanted(name, suffixes):
+            continue
+        try:
+            if path.is_file() and not path.is_symlink():
                 stored.append(Stored(name, path, known.digest(path, str(name), stop, "the images were listed")))
-            except OSError as error:
-                raise DataError(f"{name} cannot be read ({error.strerror}); make it readable or remove it.") from error
+        except OSError as error:
+            raise _closed(name, error) from error
     return stored
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Give what is in a folder and those below it; raises DataError for one that cannot be listed."""
+
+    def refuse(error: OSError) -> None:
+        raise _closed(_place(Path(error.filename), folder), error) from error
+
+    for parent, folders, files in os.walk(folder, onerror=refuse):
+        # What is in these is not wanted, and the pod may not be allowed to read it: claims have a lost+found of root's.
+        folders[:] = [name for name in folders if not name.startswith(_ADDED) and name != "lost+found"]
+        yield from (Path(parent, name) for name in files)
+
+
+def _place(path: Path, folder: Path) -> PurePosixPath:
+    return PurePosixPath(readable(path.relative_to(folder).as_posix()))
+
+
+def _closed(name: PurePosixPath, error: OSError) -> DataError:
+    title = f"{name}" if name.parts else "The folder of the data set"
+    return DataError(f"{title} cannot be read ({error.strerror}); make it readable or remove it.")
 
 
 def is_wanted(name: PurePosixPath, suffixes: frozenset[str]) -> bool:
     """Whether a member is an image; what systems add on their own is not."""
-    return name.suffix.lower() in suffixes and not any(part.startswith((".", "__MACOSX")) for part in name.parts)
+    return name.suffix.lower() in suffixes and not any(part.startswith(_ADDED) for part in name.parts)
 
 
 def readable(name: str) -> str:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from http.client import HTTPException, HTTPMessage, IncompleteRead, InvalidURL
 from pathlib import Path
 from typing import IO, TypeVar
-from urllib.error import HTTPError, URLError
+from urllib.error import ContentTooShortError, HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
@@ -75,23 +75,43 @@ def again(
     pause: Callable[[float], None] = time.sleep,
 ) -> T:
     """Try until it works, for two minutes after the first failure; raises SpecError, DataError, Stopped."""
+    try:
+        return persist(attempt, may_pass, cause, reporter, stop, clock=clock, pause=pause)
+    except (ValueError, OverflowError, InvalidURL) as error:
+        raise SpecError(
+            f"{field}.uri is {shown(uri)}, which is no address that can be opened ({clip(str(error))}); correct it."
+        ) from error
+    except (OSError, HTTPException) as error:
+        if is_full(error):
+            raise DataError(f"{field}.uri {uri} does not fit on the disk; {disk.remedy}.") from error
+        raise DataError(
+            f"{field}.uri {uri} cannot be downloaded ({cause(error)}); {_remedy(uri, field, error)}."
+        ) from error
+
+
+def persist(
+    attempt: Callable[[], T],
+    passes: Callable[[Exception], bool],
+    words: Callable[[Exception], str],
+    reporter: Reporter,
+    stop: Stop,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> T:
+    """Try until it works or two minutes have gone since the first failure; a failure that does not pass ends it.
+
+    `words` says a failure in the log. Raises what `attempt` raised last, and Stopped.
+    """
     seconds, deadline = 1.0, math.inf
     while True:
         try:
             return attempt()
-        except (ValueError, OverflowError, InvalidURL) as error:
-            raise SpecError(
-                f"{field}.uri is {shown(uri)}, which is no address that can be opened ({clip(str(error))}); correct it."
-            ) from error
-        except (OSError, HTTPException) as error:
-            if is_full(error):
-                raise DataError(f"{field}.uri {uri} does not fit on the disk; {disk.remedy}.") from error
+        except Exception as error:
             deadline = min(deadline, clock() + RETRY_SECONDS)
-            if not _may_pass(error) or clock() + seconds > deadline:
-                raise DataError(
-                    f"{field}.uri {uri} cannot be downloaded ({_cause(error)}); {_remedy(uri, field, error)}."
-                ) from error
-            reporter.info(f"The download failed ({_cause(error)}); trying again in {seconds:.0f} s")
+            if not passes(error) or clock() + seconds > deadline:
+                raise
+            reporter.info(f"The download failed ({words(error)}); trying again in {seconds:.0f} s")
         _wait(seconds, stop, pause)
         seconds = min(2 * seconds, LONGEST_PAUSE)
 
@@ -162,25 +182,28 @@ def check_room(size: int, room: int, uri: str, field: str, disk: Disk) -> None:
         )
 
 
-def _may_pass(error: OSError | HTTPException) -> bool:
+def may_pass(error: BaseException) -> bool:
     """Whether the same download can succeed a little later."""
     if isinstance(error, HTTPError):
         return error.code == 429 or error.code >= 500
-    cause = error.reason if isinstance(error, URLError) else error
-    if isinstance(cause, socket.gaierror):
-        return cause.errno != socket.EAI_NONAME
-    final = isinstance(cause, ssl.SSLCertVerificationError | PermissionError | FileNotFoundError)
-    return isinstance(cause, OSError | IncompleteRead) and not final
+    if isinstance(error, ContentTooShortError):
+        return True
+    reason = error.reason if isinstance(error, URLError) else error
+    if isinstance(reason, socket.gaierror):
+        return reason.errno != socket.EAI_NONAME
+    final = isinstance(reason, ssl.SSLCertVerificationError | PermissionError | FileNotFoundError)
+    return isinstance(reason, OSError | IncompleteRead) and not final and not is_full(reason)
 
 
-def _cause(error: OSError | HTTPException) -> str:
+def cause(error: BaseException) -> str:
+    """Say what a download failed of, as part of a sentence."""
     if isinstance(error, HTTPError):
         error.close()
         return f"HTTP {error.code} {error.reason}"
     if isinstance(error, IncompleteRead):
         return "it ended early"
-    cause = error.reason if isinstance(error, URLError) else error
-    return clip(str(cause)) or type(cause).__name__
+    reason = error.reason if isinstance(error, URLError) else error
+    return clip(str(reason)) or type(reason).__name__
 
 
 def _remedy(uri: str, field: str, error: Exception) -> str:

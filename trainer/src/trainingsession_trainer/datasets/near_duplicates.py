@@ -11,13 +11,15 @@ quality 50 are found so; images cropped by a pixel on each side hardly ever are.
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
+
+from trainingsession_trainer.read_ahead import DECODED_PIXELS, Room, processors
 
 from .files import Stop, check_stop
 from .splits import Grey, Split
@@ -67,14 +69,17 @@ def difference_hash(grey: Grey) -> int:
 
 def _hashes(split: Split, places: NDArray[np.int32], stop: Stop) -> NDArray[np.uint64]:
     """Hash images of a split; Pillow decodes beside us, so threads help."""
-    hashes = np.empty(len(places), np.uint64)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "hashes") as threads:
+    hashes, room = np.empty(len(places), np.uint64), Room(DECODED_PIXELS)
+
+    def hashed(place: int) -> int:
+        with room.of(math.prod(split.shape(place)[:2])):
+            return difference_hash(split.grey(place))
+
+    with ThreadPoolExecutor(processors(), "hashes") as threads:
         for start in range(0, len(places), _AT_ONCE):
             check_stop(stop, _DOING)
             part = places[start : start + _AT_ONCE].tolist()
-            hashes[start : start + len(part)] = list(
-                threads.map(lambda place: difference_hash(split.grey(place)), part)
-            )
+            hashes[start : start + len(part)] = list(threads.map(hashed, part))
     return hashes
 
 

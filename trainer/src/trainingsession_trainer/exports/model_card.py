@@ -36,8 +36,7 @@ def model_card(
     low, high = evaluation.interval
     parts = [
         f"# {_plain(title)}",
-        f"An image classifier of {len(class_names):,} classes: a head trained on features of a frozen "
-        f"{_plain(base.get('name'))} with weights {_plain(weights)}.",
+        f"An image classifier of {len(class_names):,} classes: {_made_of(spec, base)} with weights {_plain(weights)}.",
         "## Worth",
         _table(
             ("figure", "value"),
@@ -65,6 +64,13 @@ def model_card(
         "What it is meant for and what not; who is in the images and who is missing; who to ask.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _made_of(spec: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    name, tuned = _plain(base.get("name")), (spec.get("training") or {}).get("fineTune")
+    if not tuned:
+        return f"a head trained on features of a frozen {name}"
+    return f"a head, and the last {tuned['layers']} layers of the base model trained with it, on {name}"
 
 
 def _validation(trained: Trained) -> str:

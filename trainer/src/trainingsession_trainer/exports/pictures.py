@@ -47,7 +47,8 @@ def _chart(
     values = [value for _, _, line in lines for value in line]
     low, high = min(values), max(values)
     room = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
-    low, high = max(low - room, 0.0), high + room
+    # A loss such as cosine_similarity's lies below 0; where nothing does, the axis ends there.
+    low, high = (low - room if low < 0 else max(low - room, 0.0)), high + room
     first, last = numbers[0], max(numbers[-1], numbers[0] + 1)
 
     def across(number: float) -> float:

@@ -126,7 +126,10 @@ def doubtful(pooled: Pooled, classes: int, most: int, folds: int = 5) -> list[tu
     if len(labels) < 2 * folds:
         return []
     mean, deviation = moments(features)
-    fold = np.arange(len(labels)) % folds
+    # Each class is dealt out over all folds. The stored order cycles through the classes, so that every fifth image of
+    # five or ten classes would be of the same ones, which the probe that judges them had never seen.
+    fold = np.empty(len(labels), np.int64)
+    fold[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % folds
     parts = []
     for number in range(folds):
         part = Probe(features.shape[1], classes)

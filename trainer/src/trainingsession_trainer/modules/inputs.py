@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from trainingsession_trainer.base_models import check_base_model
 from trainingsession_trainer.datasets import Split, open_dataset
-from trainingsession_trainer.datasets.files import check_stop, free_bytes
+from trainingsession_trainer.datasets.files import check_stop
 from trainingsession_trainer.datasets.order import prefix, validation_mask
 from trainingsession_trainer.errors import DataError
 from trainingsession_trainer.evaluation import commonest_class
@@ -36,14 +36,22 @@ def hand_features(running: Running, prepared: PreparedFeatures) -> Handed:
         handover.write_part(running.files, name, _watched(part.blocks(), running.stop), len(part), labels)
     commonest = commonest_class(prepared.train.labels)
     truth = (prepared.test.labels, prepared.validation.labels)
-    return Handed(prepared.class_names, *truth, samples, prepared.feature_shape, commonest)
+    return Handed(
+        prepared.class_names,
+        *truth,
+        samples,
+        prepared.feature_shape,
+        commonest,
+        prepared.digests["test"],
+        prepared.sets,
+    )
 
 
 def hand_images(running: Running) -> Handed:
     """Read, resize and write the images for the module; raises DataError naming an image, SpecError."""
     spec = running.session.spec
     _, _, size = check_base_model(spec.base_model)
-    dataset = open_dataset(spec.dataset, running.folder, running.reporter, running.stop)
+    dataset = open_dataset(spec.dataset, running.folder, running.reporter, running.stop, running.disk)
     train_labels = dataset.train.labels[: prefix(len(dataset.train), spec.dataset.subset)]
     held = validation_mask(train_labels, spec.dataset.validation_split)
     test = np.arange(prefix(len(dataset.test), spec.dataset.test_subset))
@@ -59,7 +67,9 @@ def hand_images(running: Running) -> Handed:
         handover.write_part(running.files, name, blocks, len(rows), labels)
         running.reporter.extraction(name, len(rows), len(rows))
     commonest = commonest_class(train_labels[~held])
-    return Handed(dataset.class_names, dataset.test.labels[test], train_labels[held], samples, shape, commonest)
+    truth = (dataset.test.labels[test], train_labels[held])
+    digests = dataset.test.digests[: len(test)]
+    return Handed(dataset.class_names, *truth, samples, shape, commonest, digests, {})
 
 
 def _images(
@@ -90,9 +100,9 @@ def _watched(blocks: Iterable[Any], stop: Callable[[], bool]) -> Iterator[Any]:
 
 
 def _check_room(running: Running, size: int) -> None:
-    free = free_bytes(running.folder)
-    if size > free:
+    room = running.disk.room()
+    if size > room:
         raise DataError(
-            f"The inputs of spec.module need up to {size:,} bytes on the disk, and {free:,} may be written; "
-            "lower spec.dataset.subset or spec.baseModel.inputSize, or use a node with a larger disk."
+            f"The inputs of spec.module need up to {size:,} bytes on the disk, and {room:,} may be written; "
+            f"lower spec.dataset.subset or spec.baseModel.inputSize, or {running.disk.remedy}."
         )

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from trainingsession_trainer.artifacts import metrics_document
+from trainingsession_trainer.artifacts import metrics_text
 from trainingsession_trainer.errors import SpecError
 from trainingsession_trainer.evaluation import Evaluation, Tally
+from trainingsession_trainer.exports.predictions import write_predictions
 
 from . import handover, process
 from .running import Handed, Running
@@ -66,11 +67,10 @@ def write_files(
     if running.epochs:
         yield _write_log(running.folder / "training_log.csv", running.epochs)
     metrics = running.folder / "metrics.json"
-    document = metrics_document(handed.class_names, evaluation, figures)
-    metrics.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    metrics.write_text(metrics_text(handed.class_names, evaluation, figures), "utf-8")
     yield metrics
     kept = running.folder / "predictions.npz"
-    np.savez_compressed(kept, probabilities=predictions, labels=handed.test_labels)
+    write_predictions(kept, predictions, handed.test_labels, handed.test_digests, handed.class_names)
     yield kept
 
 

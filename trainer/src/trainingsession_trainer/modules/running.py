@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from . import process
 
 if TYPE_CHECKING:
+    from trainingsession_trainer.datasets import Disk
     from trainingsession_trainer.reporting import Reporter
     from trainingsession_trainer.spec import Module, Session
 
@@ -30,6 +31,9 @@ class Handed:
     shape: tuple[int, ...]
     commonest: int
     """The class that most training images have."""
+    test_digests: Sequence[bytes]
+    sets: Mapping[str, str]
+    """Keys of the feature sets by split; none for images."""
 
 
 @dataclass
@@ -42,6 +46,7 @@ class Running:
     reporter: Reporter
     stop: Callable[[], bool]
     hidden: tuple[Path, ...]
+    disk: Disk
     epochs: list[process.Epoch] = field(default_factory=list)
 
     @property

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from trainingsession_trainer import artifacts
+from trainingsession_trainer import artifacts, papers
 from trainingsession_trainer.errors import SpecError, Stopped
 from trainingsession_trainer.evaluation import test_figures
 from trainingsession_trainer.records import Published, Result, SessionRecord
@@ -67,7 +67,8 @@ def train(running: Running, handed: Handed) -> npt.NDArray[np.float32]:
         batch_size=training.batch_size,
         restore_best=training.restore_best,
         seed=training.seed,
-        hidden=tuple(str(path) for path in running.hidden),
+        # The module's process stands in another folder, where a relative path would lead elsewhere.
+        hidden=tuple(str(path.resolve()) for path in running.hidden),
     )
     handover.write_order(running.files, order)
     running.reporter.info(f"Running {module.entry_point} in a process without credentials")
@@ -109,9 +110,13 @@ def publish(
     reporter.phase("Publishing")
     paths = list(write_files(running, handed, predictions, evaluation, figures))
     paths += _complete_model(running, base)
+    session = running.session
+    seeds = [session.spec.training.seed]
+    papers.write_record(running.folder, session, database, handed.sets, handed.samples, seeds)
+    paths += [running.folder / papers.RECORD, papers.write_log(running.folder, reporter)]
     if running.stop():
         raise Stopped("Stopped before the result was published; the next attempt runs the module again.")
-    uploaded = artifacts.upload(database, running.session, paths, running.stop)
+    uploaded = artifacts.upload(database, session, paths, running.stop)
     result = Result(evaluation.accuracy, figures, uploaded, evaluation.short(), validated)
     if artifacts.publish(database, record, result) is Published.BY_US:
         reporter.published(paths)
