@@ -11,6 +11,7 @@ from typing import Any
 from . import ends, limits, plan, queueing, record_view
 from . import pods as pods_say
 from .ends import end_time, has_ended, says
+from .holding import LOOK_OUTSIDE, ending, left_behind, phase_before, stopping, suspended, waiting
 from .jobs import FATAL_EXIT_CODES
 from .missing import success
 from .observed import (
@@ -31,8 +32,6 @@ from .status import Reason, State
 
 LOOK_AT_QUEUE = 30.0
 """Kueue starts a Job by itself, and that wakes the operator; this is for its words and the place in the queue."""
-LOOK_OUTSIDE = 60.0
-"""When a quota is raised or a policy mended, nothing wakes the operator."""
 LOOK_FOR_NODE = 30.0
 """Nothing wakes the operator when an autoscaler says what it does for a pod; its first words come within seconds."""
 FIRST_WORDS = 60.0
@@ -64,10 +63,10 @@ def _outlook(session: Session, observed: Observed, now: datetime, refused: State
     if observed.waits and (job is None or has_ended(job)):
         if session.suspend and job is None and not observed.orphans and all(map(ends.did_its_work, observed.earlier)):
             # It waits for its user, whatever else is away.
-            return _suspended()
+            return suspended()
         # Only the record can tell whether a Job that ended has published; until it can be read, nothing is claimed.
-        waiting = _waiting(observed.waits.reason, observed.waits.message, LOOK_OUTSIDE)
-        return waiting if job is None else replace(waiting, phase=_phase_before(session))
+        unclear = waiting(observed.waits.reason, observed.waits.message, LOOK_OUTSIDE)
+        return unclear if job is None else replace(unclear, phase=phase_before(session))
     if step is None:
         return _next(session, observed, plan.first(session, stored=observed.stored), refused, now)
     ended = pods_say.last_end(pods_say.first_workers(observed.pods), record or {})
@@ -85,9 +84,9 @@ def _outlook(session: Session, observed: Observed, now: datetime, refused: State
 
 def _next(session: Session, observed: Observed, step: plan.Step, refused: State | None, now: datetime) -> Outlook:
     if observed.orphans:
-        return _left_behind(session, observed.orphans[-1], now)
+        return left_behind(session, observed.orphans[-1], now)
     if session.suspend:
-        return _suspended()
+        return suspended()
     return _choosing(step) if refused is None else _failed(refused, None)
 
 
@@ -106,18 +105,18 @@ def _before_its_end(
     lost = pods_say.on_lost_node(observed.pods, now)
     if job["metadata"].get("deletionTimestamp"):
         if session.suspend:
-            return _stopping(session, left=lost)
-        return _ending("The old Job is still ending; a new one follows.", lost)
+            return stopping(session, left=lost)
+        return ending("The old Job is still ending; a new one follows.", lost)
     this = DeleteJob(job["metadata"]["name"], job["metadata"]["uid"])
     if session.suspend:
-        return _stopping(session, this, left=lost)
+        return stopping(session, this, left=lost)
     if over is not None:
         # One that waits in a queue has no clock, and no logs to keep.
         action: Action = this if queueing.is_held(job) else EndJob(over.reason)
-        return _waiting(over.reason, over.message, LOOK_SOON, () if ends.is_ended_by_us(job) else (action,))
+        return waiting(over.reason, over.message, LOOK_SOON, () if ends.is_ended_by_us(job) else (action,))
     if plan.is_outdated(session, job):
         text = "The session was changed while it was suspended; the old Job ends and a new one follows."
-        return replace(_waiting(Reason.JOB_TERMINATING, text, LOOK_SOON, (this,)), forgets_job=True)
+        return replace(waiting(Reason.JOB_TERMINATING, text, LOOK_SOON, (this,)), forgets_job=True)
     outlook = _with_job(session, observed, job, now)
     left = limits.pending_seconds_left(session, observed.pods, now)
     if left is not None and outlook.look_again is not None:
@@ -126,7 +125,7 @@ def _before_its_end(
 
 
 def _choosing(step: plan.Step) -> Outlook:
-    return _waiting(Reason.JOB_CREATED, "It is decided where the session runs; its Job follows.", chooses=step)
+    return waiting(Reason.JOB_CREATED, "It is decided where the session runs; its Job follows.", chooses=step)
 
 
 def _over_limit(session: Session, observed: Observed, now: datetime) -> State | None:
@@ -138,40 +137,6 @@ def _over_limit(session: Session, observed: Observed, now: datetime) -> State | 
     return ends.disrupted_too_often(session, count) if count > session.run_policy.max_disruptions else None
 
 
-def _suspended() -> Outlook:
-    text = "The session is suspended and holds nothing; it goes on where it was when spec.suspend is false."
-    state = State("False", Reason.SUSPENDED, text)
-    return Outlook("Suspended", state, state, suspended=State("True", Reason.SUSPENDED, text), forgets_job=True)
-
-
-def _stopping(session: Session, *actions: Action, left: pods_say.Waiting | None = None) -> Outlook:
-    """Give what is so until the session holds nothing; `left` is what holds that up, where it is not its Job."""
-    text = left.message if left else "The session is being suspended: the trainer saves its state, and its Job ends."
-    suspended, phase = State("False", Reason.SUSPENDING, text), _phase_before(session)
-    ready = State("False", left.reason, text) if left else suspended
-    look_again = LOOK_OUTSIDE if left else LOOK_SOON
-    return Outlook(phase, ready, ready, suspended=suspended, actions=actions, look_again=look_again, forgets_job=True)
-
-
-def _ending(text: str, lost: pods_say.Waiting | None, actions: tuple[Action, ...] = ()) -> Outlook:
-    """Wait for a Job that is being deleted; `lost` is the pod that keeps it there until somebody removes its node."""
-    if lost is not None:
-        return _waiting(lost.reason, lost.message, LOOK_OUTSIDE, actions)
-    return _waiting(Reason.JOB_TERMINATING, text, LOOK_SOON, actions)
-
-
-def _left_behind(session: Session, pod: Mapping[str, Any], now: datetime) -> Outlook:
-    """Wait for a pod that has outlived its Job: another one would train beside it."""
-    left = pods_say.why_left(pod, now)
-    return _stopping(session, left=left) if session.suspend else _waiting(left.reason, left.message, LOOK_OUTSIDE)
-
-
-def _phase_before(session: Session) -> str:
-    """Give the phase that stays for a moment; one that a hand wrote into the status must not be an end."""
-    before = session.status.get("phase")
-    return before if before in ("Extracting", "Training") else "Pending"
-
-
 def _without_job(session: Session, observed: Observed, name: str, over: State | None, now: datetime) -> Outlook:
     for job in observed.earlier:
         if not ends.did_its_work(job):
@@ -180,20 +145,20 @@ def _without_job(session: Session, observed: Observed, name: str, over: State | 
             going = () if metadata.get("deletionTimestamp") else (DeleteJob(metadata["name"], metadata["uid"]),)
             stuck = pods_say.on_lost_node(observed.orphans, now)
             if session.suspend:
-                return _stopping(session, *going, left=stuck)
-            return _ending(f"Job {metadata['name']} is still ending; {name} follows.", stuck, going)
+                return stopping(session, *going, left=stuck)
+            return ending(f"Job {metadata['name']} is still ending; {name} follows.", stuck, going)
     if observed.orphans:
-        return _left_behind(session, observed.orphans[-1], now)
+        return left_behind(session, observed.orphans[-1], now)
     if session.suspend:
-        return _suspended()
+        return suspended()
     if over is not None:
         return _failed(over, None)
     if session.status.get("jobName") != name:
-        return _waiting(Reason.JOB_CREATED, JOB_IS_MADE, actions=(CreateJob(),))
+        return waiting(Reason.JOB_CREATED, JOB_IS_MADE, actions=(CreateJob(),))
     lost = record_view.whole((observed.record or {}).get("jobsLost")) or 0
     if lost < LOST_JOBS:
         text = f"The Job vanished before it published a result; it is made again ({lost + 1} of {LOST_JOBS})."
-        return _waiting(Reason.JOB_CREATED, text, actions=(CreateJob(lost=True),))
+        return waiting(Reason.JOB_CREATED, text, actions=(CreateJob(lost=True),))
     text = (
         f"The Job vanished {lost + 1} times before it published a result; "
         "find out who deletes it, then create a new session."
@@ -209,17 +174,17 @@ def _with_job(session: Session, observed: Observed, job: Mapping[str, Any], now:
     pod = alive[-1]
     if pod["metadata"].get("deletionTimestamp"):
         going = pods_say.why_terminating(pod, now)
-        return _waiting(going.reason, going.message)
+        return waiting(going.reason, going.message)
     if not pods_say.is_running(pod):
         if observed.mount:
             text = f"The node cannot mount a volume of the pod: {observed.mount}"
-            return _waiting(Reason.FAILED_MOUNT, text, LOOK_OUTSIDE)
-        waiting = pods_say.why_waiting(pod, observed.remark)
-        if waiting.reason in pods_say.STARTING and age(pod, now, LOOK_SOON) < LOOK_SOON:
+            return waiting(Reason.FAILED_MOUNT, text, LOOK_OUTSIDE)
+        why = pods_say.why_waiting(pod, observed.remark)
+        if why.reason in pods_say.STARTING and age(pod, now, LOOK_SOON) < LOOK_SOON:
             # Most pods run in a moment, and nobody has to be told twice.
-            return _waiting(Reason.JOB_CREATED, JOB_IS_MADE, LOOK_SOON)
+            return waiting(Reason.JOB_CREATED, JOB_IS_MADE, LOOK_SOON)
         quiet = pods_say.has_no_node(pod) and not observed.remark and age(pod, now) < FIRST_WORDS
-        return _waiting(waiting.reason, waiting.message, LOOK_FOR_NODE if quiet else LOOK_AGAIN)
+        return waiting(why.reason, why.message, LOOK_FOR_NODE if quiet else LOOK_AGAIN)
     record, before = observed.record, session.status.get("phase")
     # A record that another attempt wrote says nothing about this one; without a record, what was said before stays.
     stays = before if record is None and before == "Training" else "Extracting"
@@ -238,23 +203,23 @@ def _no_pod(
     if queueing.is_held(job):
         waits = queueing.quota(session, job, observed.queue, now)
         if waits is not None:
-            return _waiting(waits.reason, waits.message, LOOK_AT_QUEUE)
-        return _waiting(
+            return waiting(waits.reason, waits.message, LOOK_AT_QUEUE)
+        return waiting(
             Reason.JOB_SUSPENDED,
             "Somebody suspended the Job; the session goes on when the Job's spec.suspend is false.",
         )
     if observed.denials and (ended is None or observed.denials[-1][0] >= ended.at):
-        return _waiting(Reason.PODS_DENIED, f"The API server refuses the pod: {observed.denials[-1][1]}")
+        return waiting(Reason.PODS_DENIED, f"The API server refuses the pod: {observed.denials[-1][1]}")
     if ended is None:
         # Its pod wakes us; a denial of it does not.
-        return _waiting(Reason.JOB_CREATED, JOB_IS_MADE, min(LOOK_AGAIN, max(LOOK_SOON, age(job, now))))
+        return waiting(Reason.JOB_CREATED, JOB_IS_MADE, min(LOOK_AGAIN, max(LOOK_SOON, age(job, now))))
     last = says(job, "SuccessCriteriaMet") or says(job, "FailureTarget") or ends.first_has_failed(job)
     if last or ended.exit_code in LAST_EXIT_CODES:
         # No attempt follows, and the Job says so in a moment; until then the phase stays what it was.
         state = State("False", Reason.TRAINER_ENDED, f"The trainer ended ({ended.how}).")
-        return Outlook(_phase_before(session), state, state, look_again=LOOK_SOON)
+        return Outlook(phase_before(session), state, state, look_again=LOOK_SOON)
     text = f"The last attempt ended ({ended.how}); the next one follows. {ended.message}"
-    return _waiting(Reason.BACKING_OFF, text.strip())
+    return waiting(Reason.BACKING_OFF, text.strip())
 
 
 def _deadline(session: Session, observed: Observed, job: Mapping[str, Any], now: datetime) -> tuple[Action, ...]:
@@ -270,18 +235,6 @@ def _deadline(session: Session, observed: Observed, job: Mapping[str, Any], now:
 
 def _end_helpers(job: Mapping[str, Any]) -> tuple[Action, ...]:
     return (EndHelpers(),) if ends.first_has_failed(job) and job["spec"].get("maxFailedIndexes") != 0 else ()
-
-
-def _waiting(
-    reason: str,
-    message: str,
-    look_again: float = LOOK_AGAIN,
-    actions: tuple[Action, ...] = (),
-    chooses: plan.Step | None = None,
-) -> Outlook:
-    text = record_view.text(message, record_view.MESSAGE_LENGTH) or reason
-    state, running = State("False", reason, text), State("False", Reason.NOT_RUNNING, text)
-    return Outlook("Pending", state, running, actions=actions, look_again=look_again, chooses=chooses)
 
 
 def _succeeded(observed: Observed) -> Outlook:
