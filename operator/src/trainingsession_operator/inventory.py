@@ -10,6 +10,7 @@ Everything is judged from one complete live list, and nothing is done in a names
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -136,9 +137,16 @@ class Inventory:
             # What came back has its old age, and somebody may still name it, or put a deletion right.
             return
 
+        looked = time.monotonic()
+
         def unrestored() -> bool:
             """Keep the pace, and stop where a restore begins: its files come back old and before what names them."""
-            return pace() and not is_restored()
+            nonlocal looked
+            if time.monotonic() >= looked + sentinel.LOOK_SECONDS:
+                if is_restored():
+                    return False
+                looked = time.monotonic()
+            return pace()
 
         if found.vanished or found.deleted:
             deleted.mark_missing(database, stock.policies, stock.began, unrestored)

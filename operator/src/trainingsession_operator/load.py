@@ -9,6 +9,7 @@ that is on its way.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 BATCH_BYTES, BATCH_DOCUMENTS = 8 << 20, 1_000
 DUPLICATE_KEY = 11000
+SETTLE_SECONDS = 5 * sentinel.LOOK_SECONDS
+"""Until nobody sweeps any more, in a database of which it is noted that it is being restored."""
 UNTOUCHED = {"attempt": {"$exists": False}, "result": {"$exists": False}}
 """A record that no trainer has written to."""
 
@@ -49,11 +52,15 @@ def load(client: MongoClient[Document], archive: Archive, only: str = "") -> dic
     if only and only not in databases:
         raise StartError(f'the backup has no database "{only}"; it has: {", ".join(databases) or "none"}')
     done: dict[str, Loaded] = {}
-    for name in [only] if only else databases:
+    wanted = [only] if only else databases
+    for name in wanted:
+        # Nothing names the files that come first.
+        sentinel.note_restore(client[name])
+    time.sleep(SETTLE_SECONDS)
+    for name in wanted:
         with translated(f"take database {name}"):
-            # Before, because nothing names the files that come first; and after, because it may have taken a day.
-            sentinel.note_restore(client[name])
             done[name] = _load_database(client, archive, name)
+            # Again, because it may have taken a day.
             sentinel.note_restore(client[name])
         log.info(
             "database %s: %d documents restored, %d were there already", name, done[name].written, done[name].present

@@ -20,6 +20,8 @@ from .storage import NamespaceDatabase
 
 COLLECTION, ID = "operator", "sentinel"
 EVERY = timedelta(days=1)
+LOOK_SECONDS = 1.0
+"""Whoever sweeps looks so often whether a restore began."""
 
 _IS_TOKEN_OF = 8
 

@@ -32,6 +32,11 @@ NOW = datetime(2026, 11, 26, 2, 30, tzinfo=UTC)
 WEIGHTS = "e" * 64
 
 
+@pytest.fixture(autouse=True)
+def _nobody_sweeps(monkeypatch):
+    monkeypatch.setattr(load_module, "SETTLE_SECONDS", 0.0)
+
+
 @pytest.fixture
 def archives(tmp_path) -> Archives:
     folder = tmp_path / "backups"

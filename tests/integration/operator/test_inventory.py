@@ -325,6 +325,23 @@ def test_after_a_restore_nothing_is_removed_for_the_grace_and_nobody_is_asked(wo
     assert orphan not in database["artifacts.files"].distinct("_id")
 
 
+def test_a_restore_that_begins_in_the_middle_of_a_sweep_ends_it(world, namespace, cluster, told, monkeypatch):
+    monkeypatch.setattr(sentinel, "LOOK_SECONDS", 0.0)
+    _, database = several(world, namespace, 2)
+    keeper = world.keeper(cluster, told=told, WATCH_NAMESPACES=namespace)
+    keeper.round()
+    orphans = {store_file(database, "artifacts", SIZE, LONG_AGO) for _ in range(5)}
+
+    def pace() -> bool:
+        """Before each deletion; after the second one, somebody restores a backup."""
+        if len(orphans & set(database["artifacts.files"].distinct("_id"))) == 3:
+            sentinel.note_restore(database)
+        return True
+
+    keeper.round(pace)
+    assert len(orphans & set(database["artifacts.files"].distinct("_id"))) in (2, 3)
+
+
 def test_what_succeeded_after_the_backup_is_asked_about_in_spite_of_a_restore(world, namespace, cluster, told, caplog):
     sessions, database = several(world, namespace, 2)
     keeper = world.keeper(cluster, told=told, WATCH_NAMESPACES=namespace)
