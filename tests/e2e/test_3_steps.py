@@ -10,7 +10,7 @@ from pymongo import MongoClient
 from real_mongod import free_port
 
 # Two pods at once, beside the system's, on two cores.
-SMALL = {"cpu": "500m", "memory": "2Gi"}
+SMALL = {"cpu": "800m", "memory": "2Gi"}
 
 
 @pytest.fixture(scope="module")
