@@ -94,18 +94,22 @@ class StorageKeeper:
                 break
             self._wake.clear()
             is_due, self._is_due = self._is_due or time.monotonic() >= inventory_at, False
-            self.round(lambda: not stop.wait(PAUSE_SECONDS), inventory=is_due)
-            if is_due:
+            if not self.round(lambda: not stop.wait(PAUSE_SECONDS), inventory=is_due):
+                self._is_due |= is_due
+            elif is_due:
                 inventory_at = time.monotonic() + 0.8 * self.settings.storage_interval_seconds
         # A deletion that is not noted now is one that nobody saw.
         if self._deletions:
             safely("storage of all namespaces", lambda: self._note_deletions(self.records.databases()))
 
-    def round(self, pace: Pace = storage.at_once, *, inventory: bool = True) -> None:
-        """Look after every namespace once. What fails in one is logged, and tried again in the next round."""
+    def round(self, pace: Pace = storage.at_once, *, inventory: bool = True) -> bool:
+        """Look after every namespace once, and say whether MongoDB could be asked for them at all.
+
+        What fails in one is logged, and tried again in the next round.
+        """
         databases: list[NamespaceDatabase] = []
         if not safely("storage of all namespaces", lambda: databases.extend(self.records.databases())):
-            return
+            return False
         self._note_deletions(databases)
         if not self.settings.mongodb_uri_file:
             safely("users of MongoDB", self._drop_replaced_administrators)
@@ -115,6 +119,7 @@ class StorageKeeper:
                 safely(f"storage of database {database.name}", partial(self._look_at, database, there, pace))
         if inventory and pace():
             self._inventory.take(there, pace)
+        return True
 
     def _drop_replaced_administrators(self) -> None:
         for user in self.records.drop_replaced_administrators():

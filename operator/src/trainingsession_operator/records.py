@@ -61,13 +61,33 @@ class Records:
     def ping(self) -> str:
         """Say in one sentence why MongoDB cannot be used; empty when it can."""
         reason = why_unusable(self._client, self._server.uri, managed_users=self._server.managed_users)
-        if not reason and (process := primary_process(self._client)) != self._process:
+        if reason and not self._connect_anew():
+            return reason
+        process = primary_process(self._client)
+        if process is not None and process != self._process:
             # Another one, or started again, maybe on an empty volume: the namespaces' users are made sure of anew.
             before, self._process = self._process, process
             self._tenants.forget()
             if before is not None:
                 self._replaced()
-        return reason
+        return ""
+
+    def _connect_anew(self) -> bool:
+        """Whether a new client can use MongoDB, which is then the one that is used.
+
+        A client never takes the primary of a replica set that was made anew on an empty volume for one: its electionId
+        is below those that the client has seen.
+        """
+        fresh = connect(self._server.uri)
+        if why_unusable(fresh, self._server.uri, managed_users=self._server.managed_users):
+            fresh.close()
+            return False
+        old, self._client = self._client, fresh
+        self._tenants.use(fresh)
+        # Whoever waits for it fails, and tries again with the new one.
+        old.close()
+        log.info("connected to MongoDB anew")
+        return True
 
     def members(self) -> dict[str, int]:
         """How many members of the replica set are in which state, as the driver last saw them."""

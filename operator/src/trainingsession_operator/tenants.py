@@ -141,6 +141,10 @@ class Tenants:
                 self._ensured[namespace] = known
         return self._client[known.database]
 
+    def use(self, client: MongoClient[Document]) -> None:
+        """Ask through another client from now on."""
+        self._client = client
+
     def forget(self) -> None:
         """Believe nothing of what was seen: another mongod answers, perhaps with other data."""
         self._ensured = {}

@@ -6,6 +6,7 @@ import base64
 import logging
 import queue
 import secrets
+import shutil
 import threading
 import time
 import uuid
@@ -386,6 +387,36 @@ def test_when_another_mongod_answers_the_namespaces_users_are_made_again(guarded
     with as_tenant(cluster, session.namespace) as tenant:
         assert tenant.get_default_database()[COLLECTION].count_documents({}) == 1
     records.close()
+
+
+def test_a_replica_set_that_is_made_anew_on_an_empty_volume_is_taken(cluster, tmp_path):
+    mongod = RealMongod(tmp_path)
+    mongod.start()
+    mongod.initiate()
+    for _ in range(2):
+        # Each election counts, and the driver has seen the last one.
+        mongod.stop()
+        mongod.start()
+        mongod.wait_for_primary()
+    told: list[None] = []
+    records = Records(Server(mongod.uri, False), cast("Cluster", cluster), replaced=lambda: told.append(None))
+    session = session_in(cluster.namespace())
+    try:
+        assert records.ping() == ""
+        records.prepare(session)
+        mongod.kill()
+        shutil.rmtree(mongod.folder / "data")
+        assert "nothing listens there" in records.ping()
+        mongod.start()
+        mongod.initiate()
+        mongod.wait_for_primary()
+        assert records.ping() == ""
+        assert told == [None]
+        assert records.prepare(session)["_id"] == session.uid
+        assert len(records.databases()) == 1
+    finally:
+        records.close()
+        mongod.kill()
 
 
 def test_a_uri_that_is_wrong_is_a_sentence_without_the_password():
