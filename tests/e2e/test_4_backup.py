@@ -37,9 +37,11 @@ def model_of(stack, namespace, name):
     """The model's bytes by the README's command, base64 because kubectl's output is read as text."""
     asked = ["-m", "trainingsession_operator.download", namespace, name, "model.keras"]
     run = f"subprocess.check_output([sys.executable, *{asked}])"
-    python = f"import base64, subprocess, sys; print(base64.b64encode({run}).decode())"
+    python = f"import base64, subprocess, sys; got = {run}; print(len(got), base64.b64encode(got).decode())"
     text = stack.kubectl("exec", "-n", RELEASE, "deploy/trainingsession-operator", "--", "python", "-c", python)
-    return base64.b64decode(text)
+    size, encoded = text.split()
+    assert len(base64.b64decode(encoded)) == int(size), "kubectl exec lost a part"
+    return base64.b64decode(encoded)
 
 
 def wake(stack, namespace, digits):
@@ -88,7 +90,8 @@ def test_sessions_survive_the_loss_of_mongodb_s_volume(backed_up, digits):
     # At once, before any status says so.
     for name in names:
         (listed,) = (one for one in before[name]["artifacts"] if one["name"] == "model.keras")
-        assert hashlib.sha256(model_of(stack, team, name)).hexdigest() == listed["sha256"]
+        model = model_of(stack, team, name)
+        assert (len(model), hashlib.sha256(model).hexdigest()) == (listed["bytes"], listed["sha256"])
     stack.apply(digits("after", **QUICK, training={"epochs": 1, "seed": 5}), namespace=team)
     wake(stack, team, digits)
     kept = ("phase", "accuracy", "artifacts", "metrics")
