@@ -28,8 +28,8 @@ from .tenants import Server
 CHUNK = 1 << 20
 
 
-def download(cluster: Cluster, store: Records, namespace: str, name: str, artifact: str, out: BinaryIO) -> None:
-    """Write the artifact to `out`; raises OperatorError with a sentence."""
+def download(cluster: Cluster, store: Records, namespace: str, name: str, artifact: str, out: BinaryIO) -> str:
+    """Write the artifact to `out`, and give its size and SHA-256 in words; raises OperatorError with a sentence."""
     session = cluster.session(namespace, name)
     if session is None:
         raise StartError(f"there is no session {namespace}/{name}")
@@ -56,6 +56,8 @@ def download(cluster: Cluster, store: Records, namespace: str, name: str, artifa
             f"artifact {artifact} of session {namespace}/{name} is damaged: its SHA-256 is not the one in the status; "
             "do not use the file, and train again in a new session"
         )
+    # What goes through `kubectl exec` passes several hands, and the last one only sees its end.
+    return f"{artifact}: {wanted['bytes']} bytes, sha256 {wanted['sha256']}; see that as many arrived"
 
 
 def main() -> int:
@@ -74,10 +76,12 @@ def main() -> int:
         settings = read_settings(os.environ)
         cluster = Cluster(connect(threads=2))
         store = Records(Server(mongodb_uri(cluster, settings), settings.mongodb_users == "managed"), cluster)
-        download(cluster, store, arguments.namespace, arguments.session, arguments.artifact, sys.stdout.buffer)
+        words = download(cluster, store, arguments.namespace, arguments.session, arguments.artifact, sys.stdout.buffer)
     except OperatorError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    sys.stdout.flush()
+    sys.stderr.write(f"{words}\n")
     return 0
 
 
