@@ -225,14 +225,9 @@ print(f"{right.mean():.4f}")
 
 def test_the_downloaded_model_scores_the_accuracy_reported(stack, team, first, tmp_path):
     model = tmp_path / "model.keras"
-    with model.open("wb") as file:
-        done = subprocess.run(
-            ["kubectl", "exec", "-n", "trainingsession", "deploy/trainingsession-operator", "--",
-             "python", "-m", "trainingsession_operator.download", team, "digits", "model.keras"],
-            stdout=file, stderr=subprocess.PIPE, check=True, timeout=120, env=stack.environment(),
-        )  # fmt: skip
+    said = stack.download(team, "digits", "model.keras", model)
     (artifact,) = (a for a in first["status"]["artifacts"] if a["name"] == "model.keras")
     assert model.stat().st_size == artifact["bytes"]
-    assert f"{artifact['bytes']} bytes, sha256 {artifact['sha256']}" in done.stderr.decode()
+    assert f"{artifact['bytes']} bytes, sha256 {artifact['sha256']}" in said
     done = subprocess.run([sys.executable, "-c", SCORE, str(model)], capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == first["status"]["accuracy"]

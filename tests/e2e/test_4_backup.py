@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 import textwrap
@@ -33,17 +32,6 @@ def commands(page: str, *words: str) -> list[str]:
     return [line for line in textwrap.dedent(found).replace(" |\n", " | ").splitlines() if line]
 
 
-def model_of(stack, namespace, name):
-    """The model's bytes by the README's command, base64 because kubectl's output is read as text."""
-    asked = ["-m", "trainingsession_operator.download", namespace, name, "model.keras"]
-    run = f"subprocess.check_output([sys.executable, *{asked}])"
-    python = f"import base64, subprocess, sys; got = {run}; print(len(got), base64.b64encode(got).decode())"
-    text = stack.kubectl("exec", "-n", RELEASE, "deploy/trainingsession-operator", "--", "python", "-c", python)
-    size, encoded = text.split()
-    assert len(base64.b64decode(encoded)) == int(size), "kubectl exec lost a part"
-    return base64.b64decode(encoded)
-
-
 def wake(stack, namespace, digits):
     """Have the operator look at the storage soon: a deletion that it sees does."""
     short = digits("short")
@@ -56,7 +44,7 @@ def reason(stack, namespace, name):
     return condition(stack.session(namespace, name), "Finished").get("reason")
 
 
-def test_sessions_survive_the_loss_of_mongodb_s_volume(backed_up, digits):
+def test_sessions_survive_the_loss_of_mongodb_s_volume(backed_up, digits, tmp_path):
     stack, names = backed_up, ("one", "two")
     page = (stack.repo / "docs/backup.md").read_text()
     team = stack.namespace("e2e-backup")
@@ -90,8 +78,10 @@ def test_sessions_survive_the_loss_of_mongodb_s_volume(backed_up, digits):
     # At once, before any status says so.
     for name in names:
         (listed,) = (one for one in before[name]["artifacts"] if one["name"] == "model.keras")
-        model = model_of(stack, team, name)
-        assert (len(model), hashlib.sha256(model).hexdigest()) == (listed["bytes"], listed["sha256"])
+        stack.download(team, name, "model.keras", model := tmp_path / name)
+        with model.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        assert (model.stat().st_size, digest) == (listed["bytes"], listed["sha256"])
     stack.apply(digits("after", **QUICK, training={"epochs": 1, "seed": 5}), namespace=team)
     wake(stack, team, digits)
     kept = ("phase", "accuracy", "artifacts", "metrics")

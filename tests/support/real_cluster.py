@@ -86,6 +86,17 @@ class Cluster:
         self.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
         return name
 
+    def download(self, namespace: str, session: str, artifact: str, target: Path) -> str:
+        """Write an artifact to a file by the README's command; gives what it says at its end."""
+        with target.open("wb") as file:
+            done = subprocess.run(
+                ["kubectl", "exec", "-n", "trainingsession", "deploy/trainingsession-operator", "--",
+                 "python", "-m", "trainingsession_operator.download", namespace, session, artifact],
+                stdout=file, stderr=subprocess.PIPE, check=False, timeout=300, env=self.environment(),
+            )  # fmt: skip
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stderr.decode()
+
     def delete_namespace(self, name: str) -> None:
         self.kubectl("delete", "namespace", name, "--ignore-not-found", "--timeout=180s")
 
