@@ -28,7 +28,7 @@ from .tenants import Server
 
 CHUNK = 1 << 20
 LINGER_SECONDS = 3.0
-"""`kubectl exec` may end with the process and drop what is on its way: 1.7 of 125 MB, once in 40 times on a busy node."""
+"""`kubectl exec` may end with the process and drop what is on its way: 1.7 of 125 MB, once in 40 times, when busy."""
 
 
 def download(cluster: Cluster, store: Records, namespace: str, name: str, artifact: str, out: BinaryIO) -> str:
