@@ -81,10 +81,8 @@ class Archives:
         if name:
             return name
         counts = {one: self.sessions(one) for one in names}
-        newest, larger = (
-            names[-1],
-            next((one for one in reversed(names) if _dwarfs(counts[one], counts[names[-1]])), None),
-        )
+        newest = names[-1]
+        larger = next((one for one in reversed(names) if _dwarfs(counts[one], counts[newest])), None)
         if larger is not None:
             raise StartError(
                 f"the newest backup, {newest}, holds the records of {counts[newest]} sessions, and {larger} before it "

@@ -72,7 +72,8 @@ class StorageKeeper:
 
     def wake(self, *, inventory: bool = False) -> None:
         """Have the next round soon: a session ended; with an inventory: MongoDB's data may not be what they were."""
-        self._is_due |= inventory
+        if inventory:
+            self._is_due = True
         self._wake.set()
 
     def deleted(self, namespace: str, uid: str, deletion_policy: str) -> None:
@@ -93,9 +94,12 @@ class StorageKeeper:
             if stop.wait(self.after_end_seconds):
                 break
             self._wake.clear()
-            is_due, self._is_due = self._is_due or time.monotonic() >= inventory_at, False
+            is_due = self._is_due or time.monotonic() >= inventory_at
+            if is_due:
+                # Before the round: whoever asks for another one during it gets it.
+                self._is_due = False
             if not self.round(lambda: not stop.wait(PAUSE_SECONDS), inventory=is_due):
-                self._is_due |= is_due
+                self._is_due = self._is_due or is_due
             elif is_due:
                 inventory_at = time.monotonic() + 0.8 * self.settings.storage_interval_seconds
         # A deletion that is not noted now is one that nobody saw.

@@ -108,7 +108,7 @@ def _write(collection: str, raw: bytes) -> Write:
     if collection == SESSIONS:
         # Where the one that is there is not untouched, this is an insertion of a duplicate.
         return ReplaceOne({"_id": document["_id"], **UNTOUCHED}, document, upsert=True)
-    if collection == sentinel.COLLECTION:
+    if collection == sentinel.COLLECTION and document["_id"] == sentinel.ID:
         return sentinel.taking_over(document)
     return InsertOne(document)
 

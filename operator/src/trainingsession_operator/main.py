@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from kubernetes.client import ApiException
+from pymongo import MongoClient
 from urllib3.exceptions import HTTPError
 
 from . import memory
@@ -21,7 +22,8 @@ from .health import Watchdog, serve, why_dead
 from .index import SessionIndex
 from .keeper import StorageKeeper
 from .metrics import Metrics
-from .mongodb import check_uri, server_uri, with_authorities
+from .mongodb import Document, check_uri, server_uri, with_authorities
+from .mongodb import connect as connect_mongodb
 from .mongodb_server import ServerSecretError, ensure_server_secret
 from .newcomers import Newcomers
 from .queue import Key, WorkQueue
@@ -180,6 +182,13 @@ def _check_still_defined(cluster: Cluster) -> None:
             raise StartError(NOT_DEFINED)
     except ApiError as error:
         log.warning("the operator %s", error)
+
+
+def log_in(settings: Settings) -> tuple[Cluster, Server, MongoClient[Document]]:
+    """Give a command in the operator's pod the cluster and MongoDB, as the Secret says now; raises StartError."""
+    cluster = Cluster(connect(threads=2))
+    server = mongodb_server(mongodb_uri(cluster, settings), settings)
+    return cluster, server, connect_mongodb(server.uri)
 
 
 def mongodb_server(uri: str, settings: Settings) -> Server:

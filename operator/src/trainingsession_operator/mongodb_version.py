@@ -13,11 +13,9 @@ import sys
 
 from pymongo import MongoClient
 
-from .api_calls import connect as connect_cluster
-from .cluster import Cluster
 from .errors import OperatorError
-from .main import mongodb_server, mongodb_uri
-from .mongodb import Document, connect, translated
+from .main import log_in
+from .mongodb import Document, translated
 from .settings import read_settings
 
 ROLE = "clusterManager"
@@ -72,9 +70,7 @@ def main() -> int:
     )  # fmt: skip
     arguments = parser.parse_args()
     try:
-        settings = read_settings(os.environ)
-        uri = mongodb_uri(Cluster(connect_cluster(threads=2)), settings)
-        client = connect(mongodb_server(uri, settings).uri)
+        _, _, client = log_in(read_settings(os.environ))
         own, data = versions(client)
         if arguments.is_raised and own != data:
             raise_version(client, own)

@@ -17,11 +17,10 @@ from datetime import timedelta
 
 from pymongo import MongoClient
 
-from .api_calls import connect as connect_cluster
 from .cluster import Cluster
 from .errors import OperatorError, StartError
-from .main import mongodb_server, mongodb_uri
-from .mongodb import Document, connect, tenant_uri, translated
+from .main import log_in
+from .mongodb import Document, tenant_uri, translated
 from .settings import read_settings
 from .tenants import Server, database_name, end_other_users, user_roles
 from .trainer_pod import TENANT_SECRET
@@ -68,10 +67,7 @@ def main() -> int:
     )  # fmt: skip
     arguments = parser.parse_args()
     try:
-        settings = read_settings(os.environ)
-        cluster = Cluster(connect_cluster(threads=2))
-        server = mongodb_server(mongodb_uri(cluster, settings), settings)
-        client = connect(server.uri)
+        cluster, server, client = log_in(read_settings(os.environ))
         for namespace in arguments.namespaces:
             grace = timedelta(minutes=arguments.grace_minutes)
             sys.stdout.write(rotate(cluster, client, server, namespace, grace) + "\n")

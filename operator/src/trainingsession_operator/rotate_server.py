@@ -18,11 +18,9 @@ from datetime import timedelta
 
 from pymongo import MongoClient
 
-from .api_calls import connect as connect_cluster
-from .cluster import Cluster
 from .errors import OperatorError, StartError
-from .main import mongodb_server, mongodb_uri
-from .mongodb import Document, connect, translated
+from .main import log_in
+from .mongodb import Document, translated
 from .settings import Settings, read_settings
 from .tenants import end_other_users
 
@@ -66,14 +64,12 @@ def _stem(user: str) -> str:
 
 
 def _connect(settings: Settings) -> MongoClient[Document]:
-    """Log in as the server Secret says now, which may be another user than the running operator's."""
     if settings.mongodb_uri_file:
         raise StartError(
             "MongoDB is not the chart's own (mongodb.external): make its new password there, and write the new URI "
             "into the Secret that mongodb.external.uriSecret names"
         )
-    uri = mongodb_uri(Cluster(connect_cluster(threads=2)), settings)
-    return connect(mongodb_server(uri, settings).uri)
+    return log_in(settings)[2]
 
 
 def main() -> int:

@@ -82,9 +82,8 @@ def note_restore(database: NamespaceDatabase) -> None:
 def taking_over(archived: Mapping[str, Any]) -> UpdateOne:
     """Give the write that takes over a backup's sentinel: only what an administrator had confirmed by then."""
     confirmed = archived.get("confirmedAt")
-    known = {"confirmedAt": confirmed} if archived["_id"] == ID and isinstance(confirmed, datetime) else {}
-    # A list, because an update without any change is none.
-    return UpdateOne({"_id": archived["_id"]}, {"$max": known} if known else [{"$set": {}}], upsert=True)
+    known = {"confirmedAt": confirmed} if isinstance(confirmed, datetime) else {}
+    return UpdateOne({"_id": ID}, {"$max": known}, upsert=True)
 
 
 def is_within(found: Sentinel, grace: timedelta, now: datetime) -> bool:

@@ -6,10 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from mongod_pod import PASSWORD, USERNAME, Pod
 from trainingsession_operator.mongodb import server_uri
@@ -17,15 +14,6 @@ from trainingsession_operator.mongodb_member import ROLES
 from trainingsession_operator.mongodb_version import ROLE, said
 
 BEFORE = {(6, 0): "5.0", (7, 0): "6.0", (8, 0): "7.0"}
-
-
-@pytest.fixture
-def pod(tmp_path: Path) -> Iterator[Pod]:
-    made = Pod(tmp_path)
-    made.mongod.start()
-    made.sidecar().wait_for("ready")
-    yield made
-    made.end()
 
 
 def command(pod: Pod, tmp_path: Path, *arguments: str) -> str:

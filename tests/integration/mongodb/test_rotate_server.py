@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,15 +19,6 @@ from trainingsession_operator.rotate_server import end_administrators, make_admi
 from trainingsession_operator.tenants import drop_replaced_users
 
 HOUR, NOW = timedelta(hours=1), timedelta(0)
-
-
-@pytest.fixture
-def pod(tmp_path: Path) -> Iterator[Pod]:
-    made = Pod(tmp_path)
-    made.mongod.start()
-    made.sidecar().wait_for("ready")
-    yield made
-    made.end()
 
 
 def logged_in(pod: Pod) -> MongoClient[dict[str, Any]]:
